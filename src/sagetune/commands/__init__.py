@@ -1,0 +1,29 @@
+"""The console command `sagetune`: one subcommand a file, heavy imports inside."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from sagetune.commands import doctor, train
+
+COMMANDS: dict[str, tuple[Callable[[], None], str]] = {
+    "train": (train.main, "fine-tune a model and measure it before and after"),
+    "doctor": (doctor.main, "look at data as the model will see it: masks, lengths, faults"),
+}
+
+
+def main() -> None:
+    """Run `sagetune <command> ...`; exit code 2 for a command that does not exist."""
+    asked = sys.argv[1] if len(sys.argv) > 1 else ""
+    if asked in COMMANDS:
+        sys.argv = [f"{sys.argv[0]} {asked}", *sys.argv[2:]]
+        COMMANDS[asked][0]()
+        return
+    lines = [f"  sagetune {name:8s} {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    usage = "\n".join(["usage: sagetune <command> [group=option ...] [field=value ...]", "", *lines])
+    if asked in ("-h", "--help"):
+        print(usage)
+        return
+    print(f"sagetune: unknown command {asked!r}\n{usage}" if asked else usage, file=sys.stderr)
+    sys.exit(2)

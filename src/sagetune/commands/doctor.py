@@ -1,0 +1,171 @@
+"""`sagetune doctor`: look at data as the model will see it. Exit code 0 = sound, 1 = something found, 2 = refused."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sagetune.commands.entry import USAGE_ERROR, run_command
+from sagetune.config import AgentSFTConfig, BudgetConfig, DataConfig, EvaluationConfig, ModelConfig, Problems
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sagetune.chat import Encoded, EncodingReport
+    from sagetune.inspection import Bin, Finding
+
+FINDINGS_SHOWN = 5
+
+
+@dataclass(kw_only=True)
+class DoctorConfig:
+    """What to look at: the fields of a run that decide what the model sees, and how much of it to show."""
+
+    sft: AgentSFTConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Not looked at; here because the options of data= set it."""
+    show: int = 3
+    """Samples whose text is printed with its supervised tokens marked."""
+    html: str | None = None
+    """File that receives the same as one self-contained page."""
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        problems.check(self.show >= 0, "show", self.show, "at least 0")
+        folder = Path(self.html or ".").parent
+        problems.check(folder.is_dir(), "html", self.html, "a path in an existing folder")
+        problems.report()
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Everything that is shown."""
+
+    reference: str
+    summary: str
+    bins: list[Bin]
+    findings: list[Finding]
+    samples: list[tuple[str, list[tuple[str, bool]]]]
+
+
+def main() -> None:
+    """Run `sagetune doctor` on the process's arguments and exit."""
+    run_command("doctor", DoctorConfig, doctor)
+
+
+def doctor(config: DoctorConfig) -> int:
+    """Print the diagnosis of `sft.train_data` and return 1 if it has faults or samples that cannot train, else 0."""
+    from sagetune.sources import check_reference
+
+    try:
+        check_reference(config.sft.train_data)
+        diagnosis = diagnose(config)
+    except ValueError as error:
+        print(f"sagetune doctor: {error}", file=sys.stderr)
+        return USAGE_ERROR
+
+    from rich.console import Console
+
+    show(diagnosis, Console())
+    if config.html is not None:
+        Path(config.html).write_text(to_html(diagnosis), encoding="utf-8")
+        print(f"written: {config.html}")
+    from sagetune.inspection import NOTES
+
+    return int(any(finding.kind not in NOTES for finding in diagnosis.findings))
+
+
+def diagnose(config: DoctorConfig) -> Diagnosis:
+    """Read, encode and inspect the training data. Raises ValueError for data or a model that cannot be read."""
+    from sagetune import inspection
+    from sagetune.chat import encode_all
+    from sagetune.models import load_tokenizer
+    from sagetune.sources import load
+
+    sft, data = config.sft, config.data
+    loaded = load(sft.train_data, num_samples=config.budget.train_samples, seed=data.seed, on_error=data.on_error)
+    tokenizer = load_tokenizer(sft.base_model, config.model)
+    encoded, report = encode_all(loaded.samples, tokenizer, sft.max_seq_length)
+    findings = inspection.find(loaded.samples) + _of_encoding(report)
+    findings += [inspection.Finding("skipped", "", line) for line in loaded.skipped]
+    shown = [(sample.sample_id, inspection.segments(sample, tokenizer)) for sample in encoded[: config.show]]
+    bins = inspection.length_histogram(encoded)
+    return Diagnosis(sft.train_data, _summary(encoded, report), bins, findings, shown)
+
+
+def show(diagnosis: Diagnosis, console: Console) -> None:
+    """Print `diagnosis`; supervised text is bold green, or between ⟦ and ⟧ where there is no colour."""
+    from rich.text import Text
+
+    for sample_id, runs in diagnosis.samples:
+        console.rule(Text(sample_id))
+        text = Text()
+        for part, supervised in runs:
+            plain = supervised and console.color_system is None
+            text.append(f"⟦{part}⟧" if plain else part, style="bold green" if supervised else "dim")
+        console.print(text, soft_wrap=True)
+    console.rule(Text(diagnosis.reference))
+    console.print(diagnosis.summary, markup=False, highlight=False, soft_wrap=True)
+    most = max((bin_.num_samples for bin_ in diagnosis.bins), default=1)
+    for bin_ in diagnosis.bins:
+        bar = "█" * round(40 * bin_.num_samples / most)
+        console.print(f"{bin_.low:6d} to {bin_.high - 1:6d} tokens {bin_.num_samples:6d} {bar}", highlight=False)
+    _show_findings(diagnosis.findings, console)
+
+
+def to_html(diagnosis: Diagnosis) -> str:
+    """One self-contained page; all text of the data is escaped."""
+    from jinja2 import Environment
+
+    template = files("sagetune").joinpath("templates/doctor.html.jinja").read_text(encoding="utf-8")
+    most = max((bin_.num_samples for bin_ in diagnosis.bins), default=1)
+    page = Environment(autoescape=True, trim_blocks=True).from_string(template)
+    return page.render(
+        reference=diagnosis.reference,
+        summary=diagnosis.summary,
+        bins=diagnosis.bins,
+        findings=diagnosis.findings,
+        samples=diagnosis.samples,
+        most=most,
+    )
+
+
+def _of_encoding(report: EncodingReport) -> list[Finding]:
+    from sagetune.inspection import Finding
+
+    cut = [Finding("truncated", sample_id, "") for sample_id in report.truncated]
+    return cut + [Finding(unfit.reason, unfit.sample_id, unfit.detail) for unfit in report.unfit]
+
+
+def _summary(encoded: list[Encoded], report: EncodingReport) -> str:
+    from sagetune.inspection import num_supervised
+
+    lengths = sorted(len(sample.input_ids) for sample in encoded)
+    if not lengths:
+        return f"{report.summary()}; nothing to train on"
+    supervised = sum(num_supervised(sample) for sample in encoded)
+    return (
+        f"{report.summary()}; tokens: {sum(lengths)}, median {lengths[len(lengths) // 2]}, longest {lengths[-1]}; "
+        f"supervised: {supervised} ({supervised / sum(lengths):.1%})"
+    )
+
+
+def _show_findings(findings: list[Finding], console: Console) -> None:
+    from sagetune.inspection import MEANINGS
+
+    counts = Counter(finding.kind for finding in findings)
+    for kind, num in counts.items():
+        console.print(f"{kind}: {num}  {MEANINGS[kind]}", markup=False, highlight=False, style="bold")
+        for finding in [f for f in findings if f.kind == kind][:FINDINGS_SHOWN]:
+            console.print(f"  {finding.sample_id} {finding.detail}", markup=False, highlight=False, soft_wrap=True)
+        if num > FINDINGS_SHOWN:
+            console.print(f"  and {num - FINDINGS_SHOWN} more", style="dim")
+    if not findings:
+        console.print("no findings", style="green")

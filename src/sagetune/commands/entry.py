@@ -1,0 +1,90 @@
+"""From the command line to a checked dataclass: composition by Hydra, mistakes told in one paragraph, honest exit codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+
+from sagetune.config import CONF_DIR
+
+USAGE_ERROR = 2
+WHERE_TO_SET = {"sft.base_model": "a hub id or a folder", "sft.train_data": "a path or a source such as agent_sft:train"}
+
+
+def run_command(name: str, schema: type, task: Callable[[Any], int]) -> None:
+    """Compose conf/<name>.yaml against `schema`, call `task` with the dataclass, and exit with what it returns.
+
+    A configuration that does not compose or does not pass its checks is told on standard error, without a traceback,
+    with exit code 2. A sweep goes on after a failed job and exits with the first failure's code.
+    """
+    ConfigStore.instance().store(name="run_config" if name == "train" else f"{name}_config", node=schema)
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)
+    def compose(cfg: DictConfig) -> None:
+        try:
+            config = to_dataclass(cfg, schema)
+        except (ValueError, MissingMandatoryValue) as error:
+            print(f"sagetune {name}: {explain(error)}", file=sys.stderr)
+            codes.append(USAGE_ERROR)
+            return
+        codes.append(task(config))
+
+    try:
+        compose()
+    except SystemExit as stop:
+        if stop.code in (None, 0):
+            raise
+        hint = suggest(stop.__context__, schema)
+        if hint:
+            print(hint, file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    sys.exit(next((code for code in codes if code), 0))
+
+
+def to_dataclass(cfg: DictConfig, schema: type) -> Any:
+    """The checked dataclass; fields added with `+` that the schema lacks are refused like any other typo."""
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
+
+
+def explain(error: Exception) -> str:
+    if isinstance(error, MissingMandatoryValue):
+        name = str(error.full_key)
+        return f"{name} has no value: set {name}=<{WHERE_TO_SET.get(name, 'value')}>"
+    return str(error).split("\n    full_key")[0]
+
+
+def suggest(error: BaseException | None, schema: type) -> str:
+    """For an unknown field or group: the names that are allowed, nearest first; "" for any other error."""
+    message = ""
+    while error is not None:
+        message += f"\n{error}"
+        error = error.__cause__
+    field = re.search(r"Key '([\w.]+)' (?:is )?not in '(\w+)'", message)
+    if field is None:
+        return ""
+    known = {cls.__name__: cls for cls in _dataclasses(schema)}
+    allowed = [f.name for f in dataclasses.fields(known[field[2]])] if field[2] in known else []
+    groups = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir()) if field[2] == schema.__name__ else []
+    near = difflib.get_close_matches(field[1], [*groups, *allowed], n=1)
+    return "\n".join(
+        ([f"Did you mean {near[0]!r}?"] if near else [])
+        + ([f"Allowed groups: {', '.join(groups)}"] if groups else [])
+        + ([f"Allowed fields: {', '.join(allowed)}"] if allowed else [])
+    )
+
+
+def _dataclasses(schema: type) -> list[type]:
+    hints = [f.default_factory for f in dataclasses.fields(schema) if isinstance(f.default_factory, type)]
+    from sagetune.config import AgentSFTConfig
+
+    return [schema, AgentSFTConfig, *hints]

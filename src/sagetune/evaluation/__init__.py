@@ -1,0 +1,1 @@
+"""What a model can do: token figures, parsed calls, scored actions."""

@@ -1,0 +1,112 @@
+"""Batch -> the loss of each supervised token. Logits are made at supervised positions only.
+
+Letters: B rows, T tokens, N supervised tokens in row-major order, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sagetune.attention import SEGMENT
+from sagetune.chat import IGNORE_INDEX
+
+CHUNK = 256
+"""Positions whose logits are in float32 at a time; larger chunks leave the processor's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLosses:
+    """Figures of the N supervised tokens of a batch, in row-major order."""
+
+    nll: Tensor
+    """Negative log-likelihood, float32 (N,), nats, with gradient."""
+    correct: Tensor
+    """Whether the likeliest token is the right one, bool (N,)."""
+    rows: Tensor
+    """The batch row of each token, int64 (N,)."""
+    weights: Tensor
+    """Weight of each token in the loss, float32 (N,)."""
+
+
+def token_losses(model: nn.Module, batch: Mapping[str, Any]) -> TokenLosses:
+    """Run `model` on a padded batch (either side) and return each supervised token's loss.
+
+    batch: input_ids, attention_mask, labels int64 (B, T), and loss_weights float32 (B, T) where tokens weigh unequally.
+    A model with segment attention gets the batch as one row without its padding.
+    """
+    labels = batch["labels"][:, 1:]
+    supervised = labels != IGNORE_INDEX  # (B, T - 1): the token after position t
+    rows, positions = supervised.nonzero(as_tuple=True)
+    targets = labels[supervised]
+    weights = batch["loss_weights"][:, 1:][supervised] if "loss_weights" in batch else torch.ones_like(targets).float()
+    if model.config._attn_implementation == SEGMENT:
+        logits = _logits_of_row(model, batch, rows, positions)
+    else:
+        logits = _logits_of_padded(model, batch, rows, positions)
+    nll, correct = SupervisedCrossEntropy.apply(logits, targets)
+    return TokenLosses(nll, correct, rows, weights)
+
+
+def _logits_of_row(model: nn.Module, batch: Mapping[str, Any], rows: Tensor, positions: Tensor) -> Tensor:
+    """(N, V): all rows as one padding-free row (1, sum of lengths)."""
+    mask = batch["attention_mask"].bool()
+    lengths = mask.sum(1)
+    borders = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    within = mask.cumsum(1) - 1  # position of each token inside its sample, whichever side is padded
+    return model(
+        input_ids=batch["input_ids"][mask][None],
+        position_ids=within[mask][None],
+        attention_mask=None,
+        cu_seq_lens_q=borders,
+        use_cache=False,
+        logits_to_keep=borders[rows] + within[rows, positions],
+    ).logits[0]
+
+
+def _logits_of_padded(model: nn.Module, batch: Mapping[str, Any], rows: Tensor, positions: Tensor) -> Tensor:
+    """(N, V), from the columns in which any row has a supervised token."""
+    columns, column = positions.unique(return_inverse=True)
+    mask = batch["attention_mask"]
+    logits = model(
+        input_ids=batch["input_ids"],
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        use_cache=False,
+        logits_to_keep=columns,
+    ).logits
+    return logits[rows, column]
+
+
+class SupervisedCrossEntropy(torch.autograd.Function):
+    """logits (N, V), targets (N,) -> nll float32 (N,), whether the argmax is the target (N,).
+
+    The gradient (softmax - one-hot) is made in the same pass, in the logits' dtype, so no float32 logits are kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        nll, correct = [], []
+        for start in range(0, max(len(targets), 1), CHUNK):
+            part = logits[start : start + CHUNK].to(torch.float32, copy=True)  # changed in place below
+            wanted = targets[start : start + CHUNK, None]
+            correct.append(part.argmax(-1) == wanted[:, 0])
+            normaliser = part.logsumexp(-1, keepdim=True)
+            nll.append((normaliser - part.gather(1, wanted))[:, 0])
+            if gradient is not None:
+                part.sub_(normaliser).exp_().scatter_add_(1, wanted, -torch.ones_like(normaliser))
+                gradient[start : start + CHUNK] = part
+        ctx.save_for_backward(gradient)
+        found = torch.cat(correct)
+        ctx.mark_non_differentiable(found)
+        return torch.cat(nll), found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0][:, None].to(gradient.dtype), None

@@ -1,0 +1,192 @@
+"""The training step of supervised fine-tuning: batch -> loss over supervised tokens -> one exact optimiser step."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from sagetune.adapters import parameter_groups
+from sagetune.batching import Batch
+from sagetune.config import RunConfig
+from sagetune.losses import TokenLosses, token_losses
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient is NaN or infinite; raised before the optimiser touches a weight."""
+
+
+class StepWindow:
+    """What the micro-batches of the open optimiser step have summed up so far, on this process."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.loss = 0.0
+        """Sum of weighted negative log-likelihoods, nats."""
+        self.weight = 0.0
+        """Sum of token weights: the loss' denominator."""
+        self.correct = 0
+        self.supervised = 0
+        self.tokens = 0
+        self.samples: list[int] = []
+
+    def add(self, total: Tensor, losses: TokenLosses, batch: Batch) -> None:
+        self.loss += total.item()
+        self.weight += losses.weights.sum().item()
+        self.correct += int(losses.correct.sum())
+        self.supervised += losses.correct.numel()
+        self.tokens += int(batch["attention_mask"].sum())
+        self.samples += batch["sample_index"].tolist()
+
+
+class SFTModule(lightning.LightningModule):
+    """A causal language model under supervised fine-tuning.
+
+    The gradient of an optimiser step is that of (sum of the step's weighted token losses) / (sum of its weights), over
+    micro-batches and processes. Lightning averages the micro-batches' means instead, which weighs tokens unequally
+    when their counts differ; so `training_step` returns the sum and the division happens once, before the optimiser.
+    """
+
+    def __init__(self, model: nn.Module, run: RunConfig, *, total_steps: int, sample_ids: list[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.run_config = run
+        self.total_steps = total_steps
+        self.sample_ids = sample_ids
+        self.window = StepWindow()
+        self.last_step: dict[str, float] = {}
+        """Figures of the last finished optimiser step, over all processes."""
+        self.tokens_seen = 0
+        self.supervised_seen = 0
+        self.strict_loading = False  # a checkpoint holds what is trained, not the base model
+        self._restored: dict[str, Any] | None = None
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        losses = token_losses(self.model, batch)
+        each = losses.nll * losses.weights
+        total = each.sum()
+        if not torch.isfinite(total):
+            self._refuse("loss", batch["sample_index"][losses.rows[~torch.isfinite(each)].unique()].tolist())
+        self.window.add(total.detach(), losses, batch)
+        return total * self.trainer.accumulate_grad_batches  # Lightning divides by it
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Turn the summed gradients into the step's mean, check them, clip them."""
+        window = self.window
+        sums = self._over_processes([window.loss, window.weight, window.correct, window.supervised, window.tokens])
+        loss, weight, correct, supervised, tokens = sums
+        gradients = [p.grad for p in self.trained_parameters().values() if p.grad is not None]
+        # DistributedDataParallel has averaged the gradients over the processes; the sums are wanted.
+        torch._foreach_mul_(gradients, self.trainer.world_size / weight)
+        norm = nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            self._refuse("gradient norm", window.samples)
+        limit = self.run_config.optim.max_grad_norm
+        if limit > 0:
+            nn.utils.clip_grads_with_norm_(list(self.trained_parameters().values()), limit, norm)
+        self.tokens_seen += int(tokens)
+        self.supervised_seen += int(supervised)
+        self.last_step = {
+            "train/loss": loss / weight,
+            "train/accuracy": correct / supervised,
+            "train/grad_norm": norm.item(),
+            "train/lr": optimizer.param_groups[0]["lr"],
+        }
+        window.clear()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optim = self.run_config.optim
+        groups = parameter_groups(self.model, self.run_config.sft, optim)
+        optimizer = AdamW(groups, betas=(optim.beta1, optim.beta2), eps=optim.epsilon, fused=True)
+        warmup = math.ceil(optim.warmup_ratio * self.total_steps)
+        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, warmup, self.total_steps, optim.lr_schedule))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    # What Lightning does not keep: random states, the open window with its gradients; and less of what it keeps.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = self.trained_parameters()
+        checkpoint["state_dict"] = {name: p.detach() for name, p in trained.items()}
+        checkpoint["sagetune"] = {
+            "random": random_states(),
+            "window": vars(self.window),
+            "gradients": {name: p.grad for name, p in trained.items() if p.grad is not None and self.window.samples},
+            "tokens_seen": self.tokens_seen,
+            "supervised_seen": self.supervised_seen,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._restored = checkpoint["sagetune"]
+
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        """Restore as late as this: anything between loading and the first batch may draw random numbers."""
+        if self._restored is None:
+            return
+        restored, self._restored = self._restored, None
+        vars(self.window).update(restored["window"])
+        self.tokens_seen, self.supervised_seen = restored["tokens_seen"], restored["supervised_seen"]
+        for name, parameter in self.trained_parameters().items():
+            if name in restored["gradients"]:
+                parameter.grad = restored["gradients"][name].to(parameter.device)
+        set_random_states(restored["random"])
+
+    def _over_processes(self, values: list[float]) -> list[float]:
+        if self.trainer.world_size == 1:
+            return values
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(sums)
+        return sums.tolist()
+
+    def _refuse(self, what: str, samples: list[int]) -> None:
+        names = ", ".join(self.sample_ids[index] for index in sorted(set(samples)))
+        raise NonFiniteError(
+            f"the {what} of step {self.global_step + 1} is not finite; no weight was changed by it. Samples: {names}. "
+            f"Look at them with `sagetune doctor`, lower sft.learning_rate, or set model.dtype=float32."
+        )
+
+
+def lr_factor(step: int, warmup: int, total: int, schedule: str) -> float:
+    """Learning rate over its peak at optimiser step `step` (from 0) of `total`.
+
+    Rises linearly over `warmup` steps, then falls along a cosine or a line to 0 after the last step, or stays.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    share = (step - warmup) / max(total - warmup, 1)
+    return {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}[schedule]
+
+
+def random_states() -> dict[str, Any]:
+    """The states of Python's, NumPy's and torch's global generators, as plain containers and tensors."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put back what `random_states` returned."""
+    random.setstate(states["python"])
+    kind, keys, position, has_gauss, gauss = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(states["torch"].cpu())
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])

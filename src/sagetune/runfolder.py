@@ -1,0 +1,68 @@
+"""The files of one run: where each lies, and the run's configuration as YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from sagetune.config import RunConfig
+
+
+class RunFolder:
+    """Names of a run's files; each stands here and nowhere else."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoint = path / "checkpoints" / "last.ckpt"
+        self.model = path / "adapter"
+        """The trained adapter as a plain PEFT folder; the whole model where sft.use_lora is false."""
+        self.training = path / "training.json"
+        """The TrainingResult: there once training has ended and `model` is whole."""
+        self.before = path / "before.json"
+        self.after = path / "after.json"
+        self.samples = path / "samples.jsonl"
+        """Generated actions before and after, beside the gold ones."""
+        self.result = path / "result.json"
+        self.report = path / "report.html"
+
+    @classmethod
+    def create(cls, run: RunConfig) -> RunFolder:
+        """Make the folder of a new run and write its config.yaml.
+
+        Raises ValueError if the folder holds a run already: nothing that a user has is overwritten.
+        """
+        name = run.run_name or f"{run.method.id}-s{run.seed}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+        folder = cls(run.sft.output_dir / name)
+        if folder.config.exists():
+            raise ValueError(
+                f"run_name: {folder.path} holds a run already; go on with it by resume={folder.path}, "
+                f"or give another run_name"
+            )
+        folder.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(plain(run)), folder.config)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> tuple[RunFolder, RunConfig]:
+        """A run's folder and its configuration. Raises ValueError if `path` holds no run."""
+        folder = cls(path)
+        if not folder.config.is_file():
+            raise ValueError(f"resume: {path} holds no run (no {folder.config.name}); give the folder of a run")
+        loaded = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(folder.config))
+        run = OmegaConf.to_object(loaded)
+        assert isinstance(run, RunConfig)
+        return folder, run
+
+
+def plain(run: RunConfig) -> dict[str, Any]:
+    """The configuration as nested dicts of YAML's own types."""
+    tree = dataclasses.asdict(run)
+    tree["sft"]["output_dir"] = str(run.sft.output_dir)
+    return tree

@@ -1,0 +1,180 @@
+"""A reference to data -> samples: the embedded world, a file, or a data set of the hub.
+
+agent_sft:<split>                     all families of the world, in the proportions of FAMILY_SHARES
+agent_benchmark:<family>:<split>      one family of the world
+hf:<owner>/<name>:<split>             a data set of the hub, or `hf:<folder>:<split>`
+<path>.jsonl | .jsonl.gz | .json      one record a line, or one array of records
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sagetune import world
+from sagetune.formats import from_record
+from sagetune.sample import Sample
+
+# The mixture of the public reference's MixerConfig example; its order is that of the world's families.
+FAMILY_SHARES = {"tool_selection": 35, "planning": 30, "timing": 20, "general": 15}  # percent
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json")
+MAX_SKIPPED_SHARE = 0.05
+FORMS = "agent_sft:<split>, agent_benchmark:<family>:<split>, hf:<owner>/<name>:<split>, or a path to " + ", ".join(
+    SUFFIXES
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The samples of a reference, and one line for each record that was left out: where, which field, why."""
+
+    samples: list[Sample]
+    skipped: list[str]
+
+
+def check_reference(reference: str) -> None:
+    """Raise ValueError, at once, if `reference` names no data: an unknown form, split or family, or a missing file."""
+    kind, _, rest = reference.partition(":")
+    if kind == "agent_sft":
+        _check_one_of(reference, "split", rest, world.SPLITS)
+    elif kind == "agent_benchmark":
+        family, _, split = rest.partition(":")
+        _check_one_of(reference, "family", family, world.FAMILIES)
+        _check_one_of(reference, "split", split, world.SPLITS)
+    elif kind == "hf":
+        name, _, split = rest.rpartition(":")
+        if not name or not split:
+            raise ValueError(f"data {reference!r}: write hf:<owner>/<name>:<split>")
+    else:
+        _check_path(reference)
+
+
+def load(reference: str, *, num_samples: int | None, seed: int = 0, on_error: str = "raise") -> Loaded:
+    """The first `num_samples` samples of `reference` (None = all of a file), in its order.
+
+    seed: of the world's samples. on_error: what a bad record does: "raise" raises ValueError with place, field and
+    reason; "skip" leaves it out and lists it, and raises above 5 % of the records. Also raises ValueError for a
+    reference that names no data and for data without any record. A record without an id gets `<file stem>:<line>`;
+    one whose id came before gets that appended.
+    """
+    check_reference(reference)
+    kind, _, rest = reference.partition(":")
+    if kind in ("agent_sft", "agent_benchmark"):
+        if num_samples is None:
+            raise ValueError(f"data {reference!r} has no end: set budget.train_samples (or eval_samples) to a number")
+        return Loaded(_load_world(rest, num_samples, seed), [])
+    records = _hub_records(rest) if kind == "hf" else _file_records(Path(reference))
+    loaded = _read(islice(records, num_samples), on_error)
+    if not loaded.samples:
+        raise ValueError(f"data {reference!r} holds no record")
+    return loaded
+
+
+def _check_one_of(reference: str, field: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"data {reference!r}: {field} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def _check_path(reference: str) -> None:
+    if not reference.endswith(SUFFIXES):
+        raise ValueError(f"data {reference!r} is not a known reference: write {FORMS}")
+    path = Path(reference)
+    if not path.is_file():
+        raise ValueError(f"data {reference!r}: no such file; the current folder is {Path.cwd()}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"data {reference!r}: the file is empty")
+
+
+def _load_world(rest: str, num_samples: int, seed: int) -> list[Sample]:
+    family, _, split = rest.rpartition(":")
+    if family:
+        return world.generate(family, split, num_samples, seed)
+    order = _interleave(num_samples)
+    samples = {name: iter(world.generate(name, split, order.count(name), seed)) for name in FAMILY_SHARES}
+    return [next(samples[name]) for name in order]
+
+
+def _interleave(num_samples: int) -> list[str]:
+    """Families in the proportions of FAMILY_SHARES, exact by largest remainder, in every prefix as near as can be.
+
+    Each place goes to the family that is furthest behind its share (Balinski and Young's quota method), so that the
+    samples of a smaller budget are the first ones of a larger.
+    """
+    counts = dict.fromkeys(FAMILY_SHARES, 0)
+    order = []
+    for place in range(1, num_samples + 1):
+        name = max(counts, key=lambda family: FAMILY_SHARES[family] * place - 100 * counts[family])
+        counts[name] += 1
+        order.append(name)
+    return order
+
+
+def _file_records(path: Path) -> Iterator[tuple[str, str, Any]]:
+    """(place, default id, record or its JSON line) of each record."""
+    if path.suffix == ".json":
+        try:
+            records = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{error.lineno}: is not valid JSON ({error.msg})") from error
+        if not isinstance(records, list):
+            raise ValueError(f"{path}: expected a JSON array of records; one record a line goes into a .jsonl file")
+        for number, record in enumerate(records, start=1):
+            yield f"{path}: record {number}", f"{path.stem}:{number}", record
+        return
+    stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield f"{path}:{number}", f"{stem}:{number}", line
+
+
+def _hub_records(rest: str) -> Iterator[tuple[str, str, Any]]:
+    from datasets import load_dataset  # a second to import, and only this form needs it
+
+    name, _, split = rest.rpartition(":")
+    for number, record in enumerate(load_dataset(name, split=split), start=1):
+        yield f"{name}:{split}: record {number}", f"{Path(name).name}:{number}", record
+
+
+def _read(records: Iterator[tuple[str, str, Any]], on_error: str) -> Loaded:
+    samples: dict[str, Sample] = {}
+    skipped = []
+    for place, default_id, record in records:
+        try:
+            sample = _sample(record, default_id, place)
+        except ValueError as error:
+            if on_error == "raise":
+                raise ValueError(f"{place}: {error}") from error
+            skipped.append(f"{place}: {error}")
+            continue
+        if sample["id"] in samples:
+            sample["id"] += f"@{default_id}"
+        samples[sample["id"]] = sample
+    if len(skipped) > MAX_SKIPPED_SHARE * (len(samples) + len(skipped)):
+        share = f"{len(skipped)} of {len(samples) + len(skipped)} records are bad"
+        raise ValueError(f"{share}, more than {MAX_SKIPPED_SHARE:.0%}; the first: {skipped[0]}")
+    return Loaded(list(samples.values()), skipped)
+
+
+def _sample(record: Any, default_id: str, place: str) -> Sample:
+    if isinstance(record, bytes):
+        try:
+            record = json.loads(record)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"record: is not valid JSON ({error})") from error
+    _check_encodable(record)
+    sample = from_record(record)
+    return {**sample, "id": sample["id"] or default_id, "source": sample["source"] or place.rpartition(":")[0]}
+
+
+def _check_encodable(record: Any) -> None:
+    r"""JSON can hold half a surrogate pair (`\ud83d`), which no tokenizer and no file takes."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"record: holds half of a surrogate pair, {error.object[error.start]!a}") from error

@@ -1,0 +1,68 @@
+"""The embedded tool world: seeded, deterministic, offline; state in SQLite, an expert, a checker, split-disjoint tasks.
+
+    samples = generate("tool_selection", "train", 128, seed=0)   # list[Sample], ready for training
+    task = task_of(samples[0])                                   # the task behind a sample
+    environment = Environment(task)                              # .tools .step(tool_call) .snapshot() .score(messages)
+    check(task, expert(task)).passed                             # True for every task
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sagetune.sample import Sample
+from sagetune.world.domains import TOOLS
+from sagetune.world.environment import Environment, expert
+from sagetune.world.selecting import tool_selection
+from sagetune.world.task import Task
+from sagetune.world.tools import schema_of
+from sagetune.world.values import SPLITS
+
+__all__ = ["FAMILIES", "SPLITS", "Environment", "Task", "expert", "generate", "task_of", "tasks"]
+
+_MAKERS: dict[str, Callable[[str, int, int], Task]] = {"tool_selection": tool_selection}
+FAMILIES = tuple(_MAKERS)
+
+
+def tasks(family: str, split: str, num: int, seed: int = 0) -> list[Task]:
+    """The first `num` tasks of a family and split; task i does not depend on `num`. Raises ValueError on a bad name."""
+    _require("family", family, FAMILIES)
+    _require("split", split, SPLITS)
+    if num < 0:
+        raise ValueError(f"num must be >= 0, got {num}")
+    return [_MAKERS[family](split, seed, index) for index in range(num)]
+
+
+def generate(family: str, split: str, num_samples: int, seed: int = 0) -> list[Sample]:
+    """`num_samples` solved tasks as samples (see :func:`sample_of`); no two alike while the world has new ones."""
+    return [sample_of(task) for task in tasks(family, split, num_samples, seed)]
+
+
+def sample_of(task: Task) -> Sample:
+    """The expert's solution of the task. `meta` holds what rebuilds the task, and its kind, domains and `unseen_tool`."""
+    meta: dict[str, Any] = {
+        "family": task.family, "split": task.split, "seed": task.seed, "index": task.index, "kind": task.kind,
+        "domains": list(task.domains), "unseen_tool": task.unseen_tool,
+    }  # fmt: skip
+    return {
+        "id": task.id,
+        "messages": expert(task),
+        "tools": [schema_of(TOOLS[name]) for name in task.tools],
+        "task": task.family,
+        "source": "world",
+        "meta": meta,
+    }
+
+
+def task_of(sample: Sample) -> Task:
+    """The task behind a sample of the world. Raises ValueError for a sample of any other source."""
+    if sample["source"] != "world":
+        raise ValueError(f"sample {sample['id']!r}: source must be 'world' to have a task, got {sample['source']!r}")
+    meta = sample["meta"]
+    return _MAKERS[meta["family"]](meta["split"], meta["seed"], meta["index"])
+
+
+def _require(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{field} must be one of {allowed}, got {value!r}")

@@ -1,0 +1,117 @@
+"""The task: what is asked, which tools are offered, the state it starts from, and the procedure that solves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, NamedTuple
+
+from sagetune.world.domains import DOMAIN_OF, TOOLS, is_unseen, tools_in
+from sagetune.world.tools import Rows, Tool, could_mean, draw_row
+from sagetune.world.values import pool
+
+Call = Callable[..., Any]  # call("tool_name", argument=value, ...) -> the decoded observation
+
+
+class Reply(NamedTuple):
+    """The final answer, and the tokens it must contain to be right. Empty text: the task ends with its last call."""
+
+    text: str
+    keys: tuple[str, ...] = ()
+
+
+def reply(form: str, *keys: Any) -> Reply:
+    """A reply whose `{}` are the values that make it right."""
+    return Reply(form.format(*keys), tuple(str(key) for key in keys))
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task.
+
+    `solve(call, values)` is the expert's procedure: it calls tools and returns the final reply. `accepts(text, values)`
+    judges a free answer (families without a state to compare). `values` are the values the request states, by slot.
+    """
+
+    family: str
+    split: str
+    seed: int
+    index: int
+    kind: str
+    user: str
+    tools: tuple[str, ...]
+    values: dict[str, Any]
+    solve: Callable[[Call, dict[str, Any]], Reply]
+    accepts: Callable[[str, dict[str, Any]], bool] | None = None
+    rows: Rows = field(default_factory=dict)
+    called: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`world/<family>/<split>/<seed>/<index>`, unique over the world."""
+        return f"world/{self.family}/{self.split}/{self.seed}/{self.index}"
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domains of the tools that the solution calls, in order."""
+        return tuple(dict.fromkeys(DOMAIN_OF[name].name for name in self.called))
+
+    @property
+    def unseen_tool(self) -> bool:
+        """True if the solution calls a tool that train never shows."""
+        return any(is_unseen(TOOLS[name]) for name in self.called)
+
+
+def rng_of(*parts: Any) -> Random:
+    """A generator seeded by its parts; the same in every process (string seeds do not use the salted hash)."""
+    return Random("/".join(map(str, parts)))
+
+
+def offer(
+    needed: Sequence[Tool], carrier: str, split: str, rng: Random, size: int, avoid: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """`size` tool names: the needed ones and near misses, shuffled.
+
+    Siblings of the needed tools and their look-alikes in other domains come first, then any tool of the split. A tool
+    that the words of the request could mean as well is never offered, so that the right choice is the only one.
+    """
+    names = [tool.name for tool in needed]
+    siblings = [tool.name for domain in {DOMAIN_OF[name].name: DOMAIN_OF[name] for name in names}.values()
+                for tool in domain.tools]  # fmt: skip
+    alike = [name for tool in needed for name in tool.near]
+    others = [tool.name for tool in tools_in(split)]
+    for candidates in (siblings, alike, others):
+        rng.shuffle(candidates)
+    chosen = dict.fromkeys(names)
+    for candidate in (*siblings[:3], *alike[:2], *others, *siblings, *alike):
+        if len(chosen) == size:
+            break
+        tool = TOOLS[candidate]
+        if tool.phrases(split) and candidate not in avoid and not could_mean(tool, DOMAIN_OF[candidate].objects, carrier):
+            chosen[candidate] = None
+    offered = list(chosen)
+    rng.shuffle(offered)
+    return tuple(offered)
+
+
+def rows_for(tool: Tool, values: dict[str, Any], split: str, rng: Random) -> Rows:
+    """The rows the call needs (`Tool.needs`), among other rows of the same tables."""
+    rows: Rows = {}
+    for need in tool.needs:
+        table, *pairs = need.split()
+        known = {column: values[argument] for column, argument in (pair.split("=") for pair in pairs)}
+        add_row(rows, tool.name, table, split, rng, **known)
+    for table in list(rows):
+        add_row(rows, tool.name, table, split, rng)
+        add_row(rows, tool.name, table, split, rng)
+    return rows
+
+
+def add_row(rows: Rows, tool: str, table: str, split: str, rng: Random, **known: Any) -> dict[str, Any]:
+    """Draw a row of a table of the tool's domain into `rows`, with an id that no other row there has."""
+    row = draw_row(DOMAIN_OF[tool].tables[table], split, rng, **known)
+    while "id" not in known and any(row["id"] == other["id"] for other in rows.get(table, ())):
+        row["id"] = rng.choice(pool("id", split))
+    rows.setdefault(table, []).append(row)
+    return row

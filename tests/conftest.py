@@ -1,0 +1,53 @@
+"""Small real things that many tests share: the tiny model's tokenizer, ragged conversations, a quick run configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sagetune.config import AgentSFTConfig, BudgetConfig, EvaluationConfig, RunConfig, TrainerConfig, WandbConfig
+from sagetune.sample import Message, Sample
+
+SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+def conversation(index: int) -> Sample:
+    """A conversation whose length, number of turns and tool calls follow from `index`."""
+    messages: list[Message] = [{"role": "user", "content": "add " + "one and " * (index % 7) + str(index)}]
+    if index % 3 == 0:
+        call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": {"terms": [index, [1]]}}}
+        messages.append({"role": "assistant", "content": "", "tool_calls": [call]})  # type: ignore[typeddict-item]
+        messages.append({"role": "tool", "content": f'{{"sum": {index + 1}}}', "tool_call_id": "call_1", "name": "add"})
+    messages.append({"role": "assistant", "content": "It is " + "é" * (index % 5) + str(index + 1) + "."})
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+    return {"id": f"c{index}", "messages": messages, "tools": [tool], "task": "", "source": "test", "meta": {}}
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., RunConfig]:
+    """RunConfig for the tiny model on the CPU; keyword arguments set fields of `sft`, groups are given whole."""
+
+    def make(**given: Any) -> RunConfig:
+        groups = {name: given.pop(name) for name in ("model", "adapter", "optim", "budget", "data") if name in given}
+        sft = {"base_model": "embedded:tiny", "train_data": "agent_sft:train", "learning_rate": 1e-2, "num_epochs": 1}
+        return RunConfig(
+            sft=AgentSFTConfig(**(sft | {"output_dir": tmp_path, "lora_r": 4} | given)),
+            evaluation=EvaluationConfig(data=None),
+            trainer=TrainerConfig(accelerator="cpu", progress_bar=False),
+            wandb=WandbConfig(mode="disabled"),
+            **({"budget": BudgetConfig(train_samples=None)} | groups),
+        )
+
+    return make
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Comparisons of small differences want one order of summation."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

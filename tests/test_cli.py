@@ -1,0 +1,114 @@
+"""The command line: quick answers without torch, mistakes told by name with what is allowed, honest exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sagetune.config import CONF_DIR
+
+
+def sagetune(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command; every module that it imports is listed in stderr."""
+    command = [sys.executable, "-X", "importtime", "-m", "sagetune", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, env=os.environ)
+
+
+def answer_without_torch(*arguments: str) -> tuple[int, str]:
+    """Exit code and all output but the import list; fails if torch was imported."""
+    done = sagetune(*arguments)
+    imports = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    assert imports
+    assert not [line for line in imports if line.split("|")[-1].strip() == "torch"]
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    return done.returncode, done.stdout + "\n".join(said)
+
+
+def test_help_lists_groups_options_and_fields() -> None:
+    code, text = answer_without_torch("train", "--help")
+    assert code == 0
+    for shown in ("method: baseline, dora, lora_plus", "model: hf, smollm2_135m, tiny", "lora_plus_lr_ratio: 16.0"):
+        assert shown in text
+
+
+def test_cfg_job_shows_the_resolved_configuration() -> None:
+    code, text = answer_without_torch("train", "--cfg", "job", "method=lora_plus", "sft.lora_r=4")
+    assert code == 0
+    assert "use_lora_plus: true" in text
+    assert "lora_r: 4" in text
+    assert "id: H_lora_plus" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("method=dorra", ["dorra", "baseline", "lora_plus"]),
+        ("sft.lora_rr=4", ["lora_rr", "Did you mean 'lora_r'", "learning_rate"]),
+        ("methd=dora", ["methd", "Did you mean 'method'", "budget"]),
+        ("+sft.bogus=1", ["bogus", "Allowed fields", "base_model"]),
+        ("sft.lora_r=abc", ["sft.lora_r", "abc", "Integer"]),
+        ("sft.lora_r=0", ["sft.lora_r must be at least 1, got 0"]),
+        ("model.dtype=int4", ["model.dtype must be one of auto, float32, bfloat16, got 'int4'"]),
+        ("sft.use_online_continual=true", ["sft.use_online_continual must be false"]),
+        ("model=hf", ["sft.base_model has no value", "hub id"]),
+        ("sft.train_data=agent_sft:trian", ["agent_sft:trian", "train", "dev", "test"]),
+        ("sft.train_data=nowhere.jsonl", ["nowhere.jsonl", "sft.train_data"]),
+        ("trainer.accelerator=abacus", ["trainer.accelerator must be one of auto, cpu, gpu"]),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_allowed(override: str, expected: list[str]) -> None:
+    code, text = answer_without_torch("train", override)
+    assert code == 2, text
+    for part in expected:
+        assert part in text
+    assert "Traceback" not in text
+
+
+def test_an_unknown_command_lists_the_known_ones() -> None:
+    code, text = answer_without_torch("trian")
+    assert code == 2
+    assert "train" in text
+    assert "doctor" in text
+
+
+def test_the_command_line_beats_the_method_and_the_experiment() -> None:
+    _, text = answer_without_torch("train", "--cfg", "job", "experiment=demo", "method=dora", "sft.use_dora=false")
+    assert "id: G_dora" in text
+    assert "use_dora: false" in text
+
+
+@pytest.mark.parametrize("path", sorted(CONF_DIR.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_every_configuration_file_composes(path: Path) -> None:
+    extra = {"hf": ["sft.base_model=x"], "file": ["sft.train_data=x.jsonl"]}.get(path.stem, [])
+    code, text = answer_without_torch("train", "--cfg", "job", f"{path.parent.name}={path.stem}", *extra)
+    assert code == 0, text
+
+
+def test_a_run_writes_its_folder_and_ends_with_the_table(tmp_path: Path) -> None:
+    overrides = ["model=tiny", "budget=smoke", "data=tool_selection", f"sft.output_dir={tmp_path}", "run_name=r"]
+    done = sagetune("train", *overrides, "sft.lora_r=2", "evaluation.max_new_tokens=8")
+    assert done.returncode == 0, done.stderr[-3000:]
+    names = {path.name for path in (tmp_path / "r").iterdir()}
+    assert names == {
+        *("config.yaml", "environment.json", "metrics.jsonl", "adapter", "checkpoints", "training.json"),
+        *("before.json", "after.json", "samples.jsonl", "result.json", "report.html", "wandb"),
+    }
+    assert "exact match" in done.stdout
+    again = sagetune("train", *overrides)
+    assert again.returncode == 2
+    assert "holds a run already" in again.stderr
+
+
+def test_a_failed_run_says_why_in_its_folder(tmp_path: Path) -> None:
+    data = tmp_path / "bad.jsonl"
+    data.write_text('{"messages": [{"role": "user", "content": "hi"}, {"role": "asistant", "content": "x"}]}\n')
+    done = sagetune(
+        *("train", "model=tiny", "data=file", f"sft.train_data={data}", f"sft.output_dir={tmp_path}", "run_name=r")
+    )
+    assert done.returncode == 2
+    assert f"{data}:1" in done.stderr
+    assert "asistant" in done.stderr
+    assert '"failed"' in (tmp_path / "r" / "result.json").read_text()

@@ -1,0 +1,49 @@
+"""Files import one way, in the order of the pipeline, and what answers the command line does so without torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "sagetune"
+ORDER = (
+    "config sample formats sources_world world sources inspection chat batching attention embedded models "
+    "lora_kernels adapters losses generation evaluation modules interrupts report tracking runfolder trainer run commands"
+).split()
+# A sub-package stands for its files; world is generated data and stands before the sources that offer it.
+LIGHT = ("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.sources", "sagetune.world")
+
+
+def imported_modules(path: Path) -> set[str]:
+    """First-level names below `sagetune` that a file imports anywhere, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("sagetune.")}
+        elif isinstance(node, ast.ImportFrom) and node.module == "sagetune":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sagetune."):
+            names.add(str(node.module).split(".")[1])
+    return names
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_imports_only_what_stands_above_it(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert own in ORDER, f"{own} has no place in the order yet"
+    wrong = {name for name in imported_modules(path) - {own} if ORDER.index(name) > ORDER.index(own)}
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", [*LIGHT, "sagetune.commands", "sage.libs.finetune.agent"])
+def test_light_modules_do_not_load_torch(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,118 @@
+"""A run that is killed or stopped at any moment, and resumed, ends with the weights of a run that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+COMMAND = [
+    *(sys.executable, "-m", "sagetune", "train", "model=tiny", "data=tool_selection", "evaluation.data=null"),
+    *("sft.eval_data=null", "adapter.dropout=0.1", "sft.use_dora=true", "sft.batch_size=2"),
+    *("sft.gradient_accumulation_steps=3", "sft.learning_rate=0.01", "budget=smoke", "budget.train_samples=41"),
+    *("budget.max_steps=30", "sft.num_epochs=6", "trainer.checkpoint_every_n_steps=4", "sft.lora_r=4"),
+]
+ENVIRONMENT = os.environ | {"WANDB_MODE": "disabled"}
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    place = [f"sft.output_dir={folder.parent}", f"run_name={folder.name}"]
+    return subprocess.Popen(
+        [*COMMAND, *place, *overrides], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT
+    )
+
+
+def resume(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sagetune", "train", f"resume={folder}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
+
+
+def rows(folder: Path) -> list[str]:
+    metrics = folder / "metrics.jsonl"
+    return metrics.read_text().splitlines() if metrics.exists() else []
+
+
+def send_when(process: subprocess.Popen[str], folder: Path, num_rows: int, what: signal.Signals) -> int:
+    """Send a signal once the run has logged `num_rows` steps; return the exit code."""
+    while len(rows(folder)) < num_rows and process.poll() is None:
+        time.sleep(0.005)
+    assert process.poll() is None, process.communicate()[0]
+    process.send_signal(what)
+    process.communicate()
+    return process.returncode
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(start(folder))
+    assert len(rows(folder)) == 30
+    return folder
+
+
+def assert_same_training(folder: Path, undisturbed: Path) -> None:
+    name = "adapter/adapter_model.safetensors"
+    assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
+    figures = [
+        [(row["step"], row["epoch"], row["train/loss"], row["train/tokens"]) for row in map(json.loads, rows(one))]
+        for one in (folder, undisturbed)
+    ]
+    assert figures[0] == figures[1]
+
+
+def test_five_kills_at_random_moments_change_no_bit(undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    moments = sorted(random.Random(time.time_ns()).sample(range(1, 29), 5))
+    process = start(folder)
+    for moment in moments:
+        assert send_when(process, folder, moment, signal.SIGKILL) == -signal.SIGKILL
+        process = resume(folder)
+    finish(process)
+    assert_same_training(folder, undisturbed)
+
+
+@pytest.mark.parametrize(("what", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_saves_inside_the_step_says_so_and_resumes(
+    what: signal.Signals, code: int, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = start(folder)
+    while len(rows(folder)) < 5:
+        time.sleep(0.005)
+    process.send_signal(what)
+    output = process.communicate()[0]
+    assert process.returncode == code, output
+    assert re.search(rf"stopped by {what.name}.*sagetune train resume={folder}", output, re.DOTALL)
+    assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
+    finish(resume(folder))
+    assert_same_training(folder, undisturbed)
+    assert "done already" in finish(resume(folder))
+
+
+def test_a_checkpoint_is_small_and_holds_only_plain_data(undisturbed: Path) -> None:
+    checkpoint = torch.load(undisturbed / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all("lora_" in name for name in checkpoint["state_dict"])
+    assert checkpoint["global_step"] == 28
+    assert checkpoint["sagetune"]["random"].keys() >= {"python", "numpy", "torch"}
+
+
+def test_resuming_a_folder_without_a_run_says_what_is_missing(tmp_path: Path) -> None:
+    process = resume(tmp_path)
+    output = process.communicate()[0]
+    assert process.returncode == 2
+    assert "holds no run" in output

@@ -1,0 +1,153 @@
+"""A reference names data: the world in fixed proportions, a file, or a data set; a bad one is told at once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sagetune.formats import to_openai
+from sagetune.sources import FAMILY_SHARES, check_reference, load
+
+
+def record(text: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "ok"}]} | more
+
+
+def write_lines(path: Path, records: list[Any]) -> str:
+    text = "".join((entry if isinstance(entry, str) else json.dumps(entry)) + "\n" for entry in records)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 20, 133])
+def test_agent_sft_mixes_the_families_by_largest_remainder_in_every_prefix(num_samples: int) -> None:
+    samples = load("agent_sft:train", num_samples=num_samples).samples
+    quotas = {family: percent * num_samples for family, percent in FAMILY_SHARES.items()}
+    expected = {family: quota // 100 for family, quota in quotas.items()}
+    by_remainder = sorted(quotas, key=lambda family: quotas[family] % 100, reverse=True)
+    for family in by_remainder[: num_samples - sum(expected.values())]:
+        expected[family] += 1
+    assert Counter(s["task"] for s in samples) == Counter(expected)
+    assert samples == load("agent_sft:train", num_samples=140).samples[:num_samples]
+
+
+def test_samples_of_the_world_depend_on_the_seed_alone() -> None:
+    reference = "agent_benchmark:planning:test"
+    first, again = (load(reference, num_samples=5, seed=3).samples for _ in range(2))
+    assert first == again
+    assert first != load(reference, num_samples=5, seed=4).samples
+    assert {s["task"] for s in first} == {"planning"}
+
+
+def test_the_world_has_no_end() -> None:
+    with pytest.raises(ValueError, match=r"has no end: set budget\.train_samples"):
+        load("agent_sft:train", num_samples=None)
+
+
+@pytest.mark.parametrize("name", ["chats.jsonl", "chats.jsonl.gz", "chats.json"])
+def test_a_file_is_read_in_order_with_ids_by_line(tmp_path: Path, name: str) -> None:
+    records = [record("one"), record("two", id="mine"), record("three")]
+    path = tmp_path / name
+    reference = str(path) if name.endswith(".json") else write_lines(path, records)
+    if name.endswith(".json"):
+        path.write_text(json.dumps(records))
+    loaded = load(reference, num_samples=None)
+    assert [s["messages"][0]["content"] for s in loaded.samples] == ["one", "two", "three"]
+    assert [s["id"] for s in loaded.samples] == ["chats:1", "mine", "chats:3"]
+    assert loaded.skipped == []
+    assert len(load(reference, num_samples=2).samples) == 2
+
+
+def test_samples_written_as_openai_records_are_read_back(tmp_path: Path) -> None:
+    samples = load("agent_sft:dev", num_samples=40).samples
+    reference = write_lines(tmp_path / "world.jsonl", [to_openai(sample) for sample in samples])
+    assert load(reference, num_samples=None).samples == samples
+
+
+def test_an_id_that_came_before_is_made_unique(tmp_path: Path) -> None:
+    reference = write_lines(tmp_path / "chats.jsonl", [record("one", id="a"), record("two", id="a")])
+    assert [s["id"] for s in load(reference, num_samples=None).samples] == ["a", "a@chats:2"]
+
+
+def test_a_bad_record_is_refused_with_file_line_field_and_reason(tmp_path: Path) -> None:
+    reference = write_lines(tmp_path / "chats.jsonl", [record("one"), "", {"messages": [{"role": "robot"}]}])
+    with pytest.raises(ValueError, match=r"chats\.jsonl:3: messages\[0\]\.role: must be one of"):
+        load(reference, num_samples=None)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"messages": [', "record: is not valid JSON"),
+        ('{"messages": [{"role": "assistant", "content": "\\ud83d"}]}', r"half of a surrogate pair, '\\ud83d'"),
+        ("[]", "record: expected a JSON object"),
+    ],
+)
+def test_a_broken_line_is_refused(tmp_path: Path, line: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=rf"chats\.jsonl:1: .*{reason}"):
+        load(write_lines(tmp_path / "chats.jsonl", [line]), num_samples=None)
+
+
+def test_skip_lists_bad_records_up_to_five_percent(tmp_path: Path) -> None:
+    good = [record(str(number)) for number in range(19)]
+    loaded = load(write_lines(tmp_path / "a.jsonl", [*good, "{"]), num_samples=None, on_error="skip")
+    assert len(loaded.samples) == 19
+    assert len(loaded.skipped) == 1
+    assert "a.jsonl:20: record: is not valid JSON" in loaded.skipped[0]
+    with pytest.raises(ValueError, match=r"2 of 21 records are bad, more than 5%; the first: .*a\.jsonl:20"):
+        load(write_lines(tmp_path / "a.jsonl", [*good, "{", "{"]), num_samples=None, on_error="skip")
+
+
+def test_a_hub_data_set_is_read_through_datasets(tmp_path: Path) -> None:
+    write_lines(
+        tmp_path / "train.jsonl", [{**record("one"), "tools": '[{"name": "add"}]'}, {**record("two"), "tools": ""}]
+    )
+    samples = load(f"hf:{tmp_path}:train", num_samples=None).samples
+    assert [s["messages"][0]["content"] for s in samples] == ["one", "two"]
+    assert samples[0]["tools"] == [{"type": "function", "function": {"name": "add"}}]
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("agent_sft:training", "split must be one of train, dev, test, got 'training'"),
+        ("agent_benchmark:tools:test", "family must be one of tool_selection, planning, timing, general, got 'tools'"),
+        ("agent_benchmark:planning:all", "split must be one of train, dev, test, got 'all'"),
+        ("hf:train", "write hf:<owner>/<name>:<split>"),
+        ("chats.csv", r"not a known reference: write agent_sft:<split>, .*\.jsonl, \.jsonl\.gz, \.json"),
+        ("nowhere.jsonl", "no such file"),
+    ],
+)
+def test_an_unknown_reference_is_refused_with_what_is_allowed(reference: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_reference(reference)
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "the file is empty"), ("\n\n", "holds no record")])
+def test_a_file_without_records_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load(str(path), num_samples=None)
+
+
+def test_a_json_file_must_be_an_array(tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text("{}")
+    (tmp_path / "cut.json").write_text("[\n{")
+    with pytest.raises(ValueError, match="expected a JSON array"):
+        load(str(tmp_path / "one.json"), num_samples=None)
+    with pytest.raises(ValueError, match=r"cut\.json:2: is not valid JSON"):
+        load(str(tmp_path / "cut.json"), num_samples=None)
+
+
+def test_checking_a_reference_loads_no_heavy_library() -> None:
+    code = "import sys, sagetune.sources as s; s.check_reference('agent_sft:train'); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "datasets", "pandas"} & set(modules)
