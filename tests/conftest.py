@@ -1,4 +1,4 @@
-"""Small real things that many tests share: the tiny model's tokenizer, ragged conversations, a quick run configuration."""
+"""Small real things that many tests share: ragged conversations and a quick run configuration."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from sagetune.config import AgentSFTConfig, BudgetConfig, EvaluationConfig, RunConfig, TrainerConfig, WandbConfig
 from sagetune.sample import Message, Sample
 
@@ -36,7 +37,7 @@ def make_run(tmp_path: Path) -> Callable[..., RunConfig]:
         return RunConfig(
             sft=AgentSFTConfig(**(sft | {"output_dir": tmp_path, "lora_r": 4} | given)),
             evaluation=EvaluationConfig(data=None),
-            trainer=TrainerConfig(accelerator="cpu", progress_bar=False),
+            trainer=TrainerConfig(accelerator="cpu"),
             wandb=WandbConfig(mode="disabled"),
             **({"budget": BudgetConfig(train_samples=None)} | groups),
         )

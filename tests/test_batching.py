@@ -7,6 +7,7 @@ import itertools
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sagetune.batching import Batch, BatchLoader, collate, epoch_steps
 from sagetune.chat import IGNORE_INDEX, Encoded
 
@@ -42,7 +43,9 @@ def test_every_sample_is_in_exactly_one_step(lengths: list[int], per_step: int, 
     accumulate=st.integers(1, 4),
     world=st.integers(1, 2),
 )
-def test_ranks_share_an_epoch_without_loss_and_with_equal_counts(num: int, batch_size: int, accumulate: int, world: int) -> None:
+def test_ranks_share_an_epoch_without_loss_and_with_equal_counts(
+    num: int, batch_size: int, accumulate: int, world: int
+) -> None:
     loaders = [
         loader(list(range(1, num + 1)), batch_size=batch_size, accumulate=accumulate, rank=rank, world_size=world)
         for rank in range(world)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
 from sagetune.config import CONF_DIR
+from wandb_offline import read_offline_run
 
 
 def sagetune(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -97,6 +100,12 @@ def test_a_run_writes_its_folder_and_ends_with_the_table(tmp_path: Path) -> None
         *("before.json", "after.json", "samples.jsonl", "result.json", "report.html", "wandb"),
     }
     assert "exact match" in done.stdout
+    mirrored = read_offline_run(tmp_path / "r")
+    assert [row["train/loss"] for row in mirrored.history if "train/loss" in row] == [
+        row["train/loss"] for row in map(json.loads, (tmp_path / "r" / "metrics.jsonl").read_text().splitlines())
+    ]
+    assert mirrored.config["sft"]["lora_r"] == 2
+    assert {"before_after", "actions"} <= set(mirrored.tables)
     again = sagetune("train", *overrides)
     assert again.returncode == 2
     assert "holds a run already" in again.stderr

@@ -1,4 +1,4 @@
-"""The configuration classes hold the public reference to the letter and tell every mistake by field, value and range."""
+"""The configuration is the public reference to the letter, and tells every mistake by field, value and range."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from sagetune.config import AgentSFTConfig, ModelConfig, OptimConfig, RunConfig
 
 REFERENCE = {  # the table of the API reference: field -> (type, default)

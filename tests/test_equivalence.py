@@ -10,13 +10,14 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from conftest import conversation
 from safetensors.torch import load_file
+from torch import Tensor
+
+from conftest import conversation
 from sagetune.batching import BatchLoader
 from sagetune.config import AdapterConfig, DataConfig, ModelConfig, OptimConfig, RunConfig
 from sagetune.modules.sft import NonFiniteError, SFTModule
 from sagetune.trainer import AgentSFTTrainer, TrainingResult
-from torch import Tensor
 
 MakeRun = Callable[..., RunConfig]
 FLOAT32 = ModelConfig(dtype="float32")
@@ -156,14 +157,19 @@ def test_two_processes_train_like_one(make_run: MakeRun, data: str, tmp_path: Pa
     torch.multiprocessing.spawn(train_rank, args=(run, str(out)), nprocs=2)
     both = torch.load(out, weights_only=True)
     names = {name.replace(".default", ""): tensor for name, tensor in both.items()}
-    assert largest_difference(alone, {f"base_model.model.{n.split('base_model.model.')[1]}": t for n, t in names.items()}) < 1e-5
+    assert (
+        largest_difference(alone, {f"base_model.model.{n.split('base_model.model.')[1]}": t for n, t in names.items()})
+        < 1e-5
+    )
 
 
 def train_rank(rank: int, run: RunConfig, out: str) -> None:
     """One of two processes: our module and loader under Lightning's DDP."""
     import os
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29517", WORLD_SIZE="2", LOCAL_RANK=str(rank), RANK=str(rank))
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT="29517", WORLD_SIZE="2", LOCAL_RANK=str(rank), RANK=str(rank)
+    )
     torch.set_num_threads(1)
     trainer = AgentSFTTrainer(run)
     samples = trainer.load(run.sft.train_data, None, use="train")

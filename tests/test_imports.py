@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "sagetune"
-ORDER = (
-    "config sample formats sources_world world sources inspection chat batching attention embedded models "
-    "lora_kernels adapters losses generation evaluation modules interrupts report tracking runfolder trainer run commands"
-).split()
-# A sub-package stands for its files; world is generated data and stands before the sources that offer it.
+ORDER = [
+    *("config", "sample", "formats", "world", "sources", "chat_template", "chat", "inspection", "batching"),
+    *("attention", "embedded", "models", "lora_linear", "adapters", "losses", "generation", "evaluation"),
+    *("interrupts", "modules", "runfolder", "report", "tracking", "trainer", "run", "commands", "__main__"),
+]
 LIGHT = ("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.sources", "sagetune.world")
 
 

@@ -10,6 +10,7 @@ import venv
 from pathlib import Path
 
 import pytest
+
 from sagetune.config import CONF_DIR
 
 ROOT = Path(__file__).parents[1]

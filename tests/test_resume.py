@@ -111,6 +111,13 @@ def test_a_checkpoint_is_small_and_holds_only_plain_data(undisturbed: Path) -> N
     assert checkpoint["sagetune"]["random"].keys() >= {"python", "numpy", "torch"}
 
 
+def test_resume_takes_no_other_setting(undisturbed: Path) -> None:
+    command = [sys.executable, "-m", "sagetune", "train", f"resume={undisturbed}", "sft.lora_r=2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "leave out sft.lora_r=2" in done.stderr
+
+
 def test_resuming_a_folder_without_a_run_says_what_is_missing(tmp_path: Path) -> None:
     process = resume(tmp_path)
     output = process.communicate()[0]

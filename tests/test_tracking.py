@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import wandb
-from wandb_offline import read_offline_run
 
 from sagetune.config import AgentSFTConfig, RunConfig, WandbConfig
 from sagetune.tracking import Tracker, drop_rows_after, reachable
+from wandb_offline import read_offline_run
 
 
 def config(mode: str) -> RunConfig:

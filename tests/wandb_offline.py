@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 BLOCK = 32_768
@@ -28,7 +29,8 @@ class OfflineRun:
 
 
 def read_offline_run(run_dir: Path) -> OfflineRun:
-    """The one offline run under `run_dir`/wandb."""
+    """The one offline run under `run_dir`/wandb; its writer may be this process."""
+    wandb.teardown()  # run.finish() returns before W&B's helper process has written the file's end
     (path,) = run_dir.glob("wandb/offline-run-*/*.wandb")
     run = OfflineRun()
     for payload in _payloads(path.read_bytes()):

@@ -1,1 +1,1 @@
-"""sagetune: config -> samples -> tokens -> training step -> checkpoint -> report. The README draws the files in that order."""
+"""sagetune: config -> samples -> tokens -> training step -> checkpoint -> report; files in that order in the README."""

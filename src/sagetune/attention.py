@@ -45,7 +45,9 @@ def segment_attention(
     if unknown:
         raise ValueError(f"model.attention=segment does not compute this model's {', '.join(unknown)}: {ADVICE}")
     if cu_seq_lens_q is None or query.shape[0] != 1:
-        raise ValueError(f"model.attention=segment takes one row and cu_seq_lens_q, got {query.shape[0]} rows: {ADVICE}")
+        raise ValueError(
+            f"model.attention=segment takes one row and cu_seq_lens_q, got {query.shape[0]} rows: {ADVICE}"
+        )
     lengths = cu_seq_lens_q.diff().tolist()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     outputs = [
@@ -118,11 +120,12 @@ def padded_attention(model: PreTrainedModel) -> Iterator[None]:
 def check_segments(model: PreTrainedModel) -> None:
     """Raise ValueError if `model` does not keep the segments of a row apart.
 
-    Nothing in a configuration tells reliably (recurrent layers, convolutions, attention outside transformers' interface),
-    so the model runs twice on a few tokens: the second of two segments must come out as it does alone.
+    Nothing in a configuration tells reliably (recurrent layers, attention outside transformers' interface), so the
+    model runs twice on a few tokens: the second of two segments must come out as it does alone.
     """
     first, second = 5, 7
-    ids = (torch.arange(first + second, device=model.device) * 7 + 3) % min(model.config.get_text_config().vocab_size, 997)
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = (torch.arange(first + second, device=model.device) * 7 + 3) % vocabulary
     where = torch.cat([torch.arange(first), torch.arange(second)]).to(model.device)
     training = model.training
     model.eval()
@@ -140,14 +143,15 @@ def check_segments(model: PreTrainedModel) -> None:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if ADVICE in str(error):
             raise
-        raise ValueError(f"model.attention=segment does not work with {type(model).__name__} ({error}): {ADVICE}") from error
+        name = type(model).__name__
+        raise ValueError(f"model.attention=segment does not work with {name} ({error}): {ADVICE}") from error
     finally:
         model.train(training)
     difference = (together.float() - alone.float()).abs().max() / alone.float().abs().max()
     if not difference < torch.finfo(model.dtype).eps ** 0.5:  # far above rounding, far below a leak
         raise ValueError(
-            f"model.attention=segment: in {type(model).__name__} one sample of a row changes the next (by {difference:.1%}): "
-            f"{ADVICE}"
+            f"model.attention=segment: {type(model).__name__} lets one sample of a row change the next, by "
+            f"{difference:.1%} of the largest logit: {ADVICE}"
         )
 
 

@@ -8,7 +8,7 @@ Letters: B rows, T tokens of the longest row.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
@@ -45,6 +45,12 @@ def collate(samples: Sequence[Encoded], indices: Sequence[int], pad_token_id: in
     return batch
 
 
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with every tensor on `device`."""
+    moved: Any = {name: cast(Tensor, tensor).to(device) for name, tensor in batch.items()}
+    return moved
+
+
 def _pad(rows: list[Any], width: int, value: float, dtype: torch.dtype) -> Tensor:
     return torch.tensor([row + [value] * (width - len(row)) for row in rows], dtype=dtype)
 
@@ -53,7 +59,9 @@ def _weights(row: Encoded) -> list[float]:
     return row.weights if row.weights is not None else [float(label != IGNORE_INDEX) for label in row.labels]
 
 
-def epoch_steps(lengths: Sequence[int], samples_per_step: int, bucket_steps: int, seed: int, epoch: int) -> list[list[int]]:
+def epoch_steps(
+    lengths: Sequence[int], samples_per_step: int, bucket_steps: int, seed: int, epoch: int
+) -> list[list[int]]:
     """The sample indices of each optimiser step of one epoch; every sample once.
 
     lengths: tokens of each sample. Samples are shuffled, taken in windows of `bucket_steps` steps, sorted by length

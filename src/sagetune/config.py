@@ -260,7 +260,6 @@ class TrainerConfig:
     """Optimiser steps between checkpoints that a killed run resumes from."""
     eval_every_n_steps: int | None = None
     """Optimiser steps between evaluations on sft.eval_data; None = at the end only."""
-    progress_bar: bool = True
 
     def __post_init__(self) -> None:
         problems = Problems()

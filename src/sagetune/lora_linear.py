@@ -1,7 +1,7 @@
 """The forward pass of LoRA and DoRA on a frozen linear layer, as one matrix product.
 
     LoRA  y = x W' + s (x A') B'              = [x | x A'] [W | s B]'
-    DoRA  y = g * (x W' + s (x A') B'),  g = m / ||W + s B A||, norms by row and without gradient (arXiv:2402.09353, 4.3)
+    DoRA  y = g * (x W' + s (x A') B'),  g = m / ||W + s B A||, norms by row, no gradient (arXiv:2402.09353, 4.3)
 
 Base and adapter share one accumulator. Added to an output that is already rounded to bfloat16, as PEFT does, small
 adapter contributions are rounded away: after 12 steps its held-out loss lags float32 by 0.05.
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 class ExtendedLinear(torch.autograd.Function):
@@ -60,6 +61,19 @@ class RowScale(torch.autograd.Function):
         y, gain, norm = ctx.saved_tensors
         grad = grads[0]
         return (grad * gain).to(y.dtype), ((grad.float() * y).sum(0) / norm).to(ctx.dtype), None
+
+
+class OptimizerSteps:
+    """Counts the steps of every optimiser: fused ones write to parameters without telling the version counter."""
+
+    count = 0
+
+    @classmethod
+    def add(cls, *_: Any) -> None:
+        cls.count += 1
+
+
+register_optimizer_step_post_hook(OptimizerSteps.add)
 
 
 class ExtendedState:
@@ -109,7 +123,7 @@ class FastLinear(Linear):
 
     def train(self, mode: bool = True) -> FastLinear:
         if self.extended_state is not None:
-            self.extended_state.versions = ()  # fused optimisers write without telling the version counter
+            self.extended_state.versions = ()  # also writes to `.data` are invisible to the version counter
         return super().train(mode)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -132,7 +146,7 @@ class FastLinear(Linear):
         state = self.extended_state
         if state is None or not state.holds(self.base_layer.weight) or state.a_low.shape[0] != a.shape[0]:
             state = self.extended_state = ExtendedState(self.base_layer.weight, a.shape[0])
-        versions = (id(a), id(b), a._version, b._version)
+        versions = (id(a), id(b), a._version, b._version, OptimizerSteps.count)
         if self.training or versions != state.versions:
             state.refresh(a, b, scale)
             state.versions = versions

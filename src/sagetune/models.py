@@ -56,7 +56,7 @@ def _from_pretrained(where: str, options: dict[str, Any]) -> PreTrainedModel:
             raise
         raise ValueError(f"model.attention=segment is unknown to the model {where}: {ADVICE}") from error
     except SafetensorError as error:
-        raise ValueError(f"sft.base_model: the weights in {where} are broken ({error}); fetch or save them again") from error
+        raise ValueError(f"sft.base_model: the weights in {where} are broken ({error}); fetch them anew") from error
 
 
 def locate(base_model: str) -> str:

@@ -1,4 +1,4 @@
-"""One run from a checked configuration to a report. Each stage leaves a file, so an interrupted run goes on where it was."""
+"""One run, from configuration to report. Each stage leaves a file, so an interrupted run goes on where it was."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import resource
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from rich.console import Console
 from rich.progress import Progress
 
@@ -45,6 +47,7 @@ def execute(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Consol
 def run_or_report(run: RunConfig) -> int:
     """Carry out `run`, tell how it ended, and return the exit code: 0, 1 failed, 2 refused, 130 or 143 interrupted."""
     console = Console()
+    quiet_libraries()
     try:
         folder, run = RunFolder.open(Path(run.resume)) if run.resume else (RunFolder.create(run), run)
     except ValueError as error:
@@ -78,6 +81,13 @@ def run_or_report(run: RunConfig) -> int:
     finally:
         tracker.finish(code)
     return code
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to the run: no bars for loading a small file, no advice to the libraries' own authors."""
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 
 def measure(trainer: AgentSFTTrainer, when: str) -> Measured:
@@ -135,10 +145,10 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
 
 def baselines(run: RunConfig) -> dict[str, float] | None:
     """Chance level and trivial baseline of the generated task, where the world can tell them."""
-    parts = (run.evaluation.data or "").split(":")
-    if parts[0] != "agent_benchmark":
+    parts, num = (run.evaluation.data or "").split(":"), run.budget.benchmark_samples
+    if parts[0] != "agent_benchmark" or num is None:
         return None
-    return world.baselines(parts[1], parts[2], run.budget.benchmark_samples, run.data.seed)
+    return world.baselines(parts[1], parts[2], num, run.data.seed)
 
 
 def write_samples(folder: RunFolder, before: Measured, after: Measured) -> None:

@@ -71,7 +71,9 @@ def _check_tool(field: str, tool: dict[str, Any]) -> None:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise ValueError(f"{field}: expected {{'type': 'function', 'function': {{'name': ...}}}}, got {tool!r:.120}")
     if not isinstance(function.get("parameters", {}), dict):
-        raise ValueError(f"{field}.function.parameters: expected a JSON schema object, got {function['parameters']!r:.80}")
+        raise ValueError(
+            f"{field}.function.parameters: expected a JSON schema object, got {function['parameters']!r:.80}"
+        )
 
 
 def _check_message(field: str, message: Message) -> None:

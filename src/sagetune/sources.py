@@ -54,6 +54,16 @@ def check_reference(reference: str) -> None:
         _check_path(reference)
 
 
+def check_references(named: dict[str, str | None]) -> None:
+    """`check_reference` for several fields; the error names the field. None is no reference and passes."""
+    for field, reference in named.items():
+        try:
+            if reference is not None:
+                check_reference(reference)
+        except ValueError as error:
+            raise ValueError(f"{field}: {error}") from error
+
+
 def load(reference: str, *, num_samples: int | None, seed: int = 0, on_error: str = "raise") -> Loaded:
     """The first `num_samples` samples of `reference` (None = all of a file), in its order.
 

@@ -61,9 +61,8 @@ class AgentSFTTrainer:
 
     def __init__(self, config: AgentSFTConfig | RunConfig, *, console: Console | None = None) -> None:
         self.run = config if isinstance(config, RunConfig) else RunConfig(sft=config)
-        for reference in (self.run.sft.train_data, self.run.sft.eval_data):
-            if reference is not None:
-                sources.check_reference(reference)
+        sft = self.run.sft
+        sources.check_references({"sft.train_data": sft.train_data, "sft.eval_data": sft.eval_data})
         self.console = console or Console(stderr=True)
         self.data_counts: dict[str, Any] = {}
         """What became of the samples, by use: read, skipped, truncated, dropped."""
@@ -112,7 +111,7 @@ class AgentSFTTrainer:
         trainer = self._lightning_trainer(steps, callbacks, folder)
         trainer.fit(module, train_dataloaders=loader, ckpt_path=checkpoint, weights_only=True)
         self.save_model(folder.model)
-        result = self._result(module, log, folder)
+        result = self._result(module, folder)
         write_json(folder.training, dataclasses.asdict(result))
         return result
 
@@ -238,14 +237,14 @@ class AgentSFTTrainer:
         )
 
     @staticmethod
-    def _result(module: SFTModule, log: StepLog, folder: RunFolder) -> TrainingResult:
+    def _result(module: SFTModule, folder: RunFolder) -> TrainingResult:
         rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
         last = [row for row in rows if "train/loss" in row][-1]
         return TrainingResult(
             final_loss=last["train/loss"],
             steps=last["step"],
-            tokens=module.tokens_seen,
-            supervised_tokens=module.supervised_seen,
+            tokens=last["train/tokens"],
+            supervised_tokens=last["train/supervised_tokens"],
             seconds=last["seconds"],
             trainable_parameters=sum(p.numel() for p in module.trained_parameters().values()),
             run_dir=str(folder.path),

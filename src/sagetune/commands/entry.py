@@ -1,4 +1,4 @@
-"""From the command line to a checked dataclass: composition by Hydra, mistakes told in one paragraph, honest exit codes."""
+"""From the command line to a checked dataclass: Hydra composes, mistakes are told in a paragraph, exit codes are honest."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import difflib
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sagetune.config import CONF_DIR
 
 USAGE_ERROR = 2
-WHERE_TO_SET = {"sft.base_model": "a hub id or a folder", "sft.train_data": "a path or a source such as agent_sft:train"}
+WHERE_TO_SET = {
+    "sft.base_model": "a hub id or a folder",
+    "sft.train_data": "a path or a source such as agent_sft:train",
+}
 
 
 def run_command(name: str, schema: type, task: Callable[[Any], int]) -> None:
@@ -32,8 +36,8 @@ def run_command(name: str, schema: type, task: Callable[[Any], int]) -> None:
     def compose(cfg: DictConfig) -> None:
         try:
             config = to_dataclass(cfg, schema)
-        except (ValueError, MissingMandatoryValue) as error:
-            print(f"sagetune {name}: {explain(error)}", file=sys.stderr)
+        except (ValueError, OmegaConfBaseException) as error:
+            print(f"sagetune {name}: {explain(error)}\n{suggest(error, schema)}".strip(), file=sys.stderr)
             codes.append(USAGE_ERROR)
             return
         codes.append(task(config))
@@ -84,7 +88,6 @@ def suggest(error: BaseException | None, schema: type) -> str:
 
 
 def _dataclasses(schema: type) -> list[type]:
-    hints = [f.default_factory for f in dataclasses.fields(schema) if isinstance(f.default_factory, type)]
-    from sagetune.config import AgentSFTConfig
-
-    return [schema, AgentSFTConfig, *hints]
+    """`schema` and the dataclasses of its fields."""
+    hints = [schema, *get_type_hints(schema).values()]
+    return [hint for hint in hints if isinstance(hint, type) and dataclasses.is_dataclass(hint)]

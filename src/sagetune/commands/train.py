@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from hydra.core.hydra_config import HydraConfig
+
 from sagetune.commands.entry import USAGE_ERROR, run_command
 from sagetune.config import RunConfig
-from sagetune.sources import check_reference
+from sagetune.sources import check_references
 
 
 def main() -> None:
@@ -16,9 +18,11 @@ def main() -> None:
 def train(config: RunConfig) -> int:
     """Train as configured and return the exit code: 0, 1 failed, 2 refused, 130 or 143 interrupted."""
     try:
-        for reference in (config.sft.train_data, config.sft.eval_data, config.evaluation.data):
-            if reference is not None and config.resume is None:
-                check_reference(reference)
+        if config.resume is not None:
+            check_alone(HydraConfig.get().overrides.task)
+        else:
+            data = {"sft.train_data": config.sft.train_data, "sft.eval_data": config.sft.eval_data}
+            check_references(data | {"evaluation.data": config.evaluation.data})
     except ValueError as error:
         print(f"sagetune train: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -26,3 +30,10 @@ def train(config: RunConfig) -> int:
     from sagetune.run import run_or_report
 
     return run_or_report(config)
+
+
+def check_alone(overrides: list[str]) -> None:
+    """Raise ValueError if anything is set beside `resume`: the run goes on as its config.yaml says."""
+    others = [override for override in overrides if not override.startswith("resume=")]
+    if others:
+        raise ValueError(f"resume goes on with the run's own config.yaml; leave out {' '.join(others)}")

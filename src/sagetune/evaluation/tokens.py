@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sagetune.batching import collate
+from sagetune.batching import collate, to_device
 from sagetune.chat import IGNORE_INDEX, Encoded
 from sagetune.losses import token_losses
 
@@ -55,8 +55,7 @@ def evaluate_tokens(
     order = sorted(range(len(samples)), key=lambda index: len(samples[index].input_ids))
     for start in range(0, len(order), batch_size):
         batch = collate(samples, order[start : start + batch_size], pad_token_id)
-        on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-        losses = token_losses(model, on_device)
+        losses = token_losses(model, to_device(batch, device))
         loss += (losses.nll.double() * losses.weights).sum().item()
         weight += losses.weights.double().sum().item()
         correct += int(losses.correct.sum())

@@ -29,7 +29,9 @@ class StepLog(Callback):
     stretches of a run that was resumed.
     """
 
-    def __init__(self, sink: RowSink, *, eval_every: int | None, evaluate: Callable[[], dict[str, float]] | None) -> None:
+    def __init__(
+        self, sink: RowSink, *, eval_every: int | None, evaluate: Callable[[], dict[str, float]] | None
+    ) -> None:
         self._sink = sink
         self._eval_every = eval_every
         self._evaluate = evaluate

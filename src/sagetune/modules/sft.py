@@ -171,7 +171,8 @@ def lr_factor(step: int, warmup: int, total: int, schedule: str) -> float:
 
 def random_states() -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's global generators, as plain containers and tensors."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    legacy: Any = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, gauss = legacy
     states: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],

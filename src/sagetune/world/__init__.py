@@ -1,9 +1,9 @@
 """The embedded tool world: seeded, deterministic, offline; state in SQLite, an expert, a checker, split-disjoint tasks.
 
-    samples = generate("tool_selection", "train", 128, seed=0)   # list[Sample], ready for training
-    task = task_of(samples[0])                                   # the task behind a sample
-    environment = Environment(task)                              # .tools .step(tool_call) .snapshot() .score(messages)
-    check(task, expert(task)).passed                             # True for every task
+samples = generate("tool_selection", "train", 128, seed=0)   # list[Sample], ready for training
+task = task_of(samples[0])                                   # the task behind a sample
+environment = Environment(task)                              # .tools .step(tool_call) .snapshot() .score(messages)
+check(task, expert(task)).passed                             # True for every task
 """
 
 from __future__ import annotations
@@ -12,16 +12,37 @@ from collections.abc import Callable
 from typing import Any
 
 from sagetune.sample import Sample
+from sagetune.world.audit import audit
+from sagetune.world.baselines import chance_and_trivial
 from sagetune.world.domains import TOOLS
-from sagetune.world.environment import Environment, expert
+from sagetune.world.environment import Environment, Verdict, check, expert
+from sagetune.world.general import general
+from sagetune.world.planning import planning
 from sagetune.world.selecting import tool_selection
 from sagetune.world.task import Task
+from sagetune.world.timing import timing
 from sagetune.world.tools import schema_of
 from sagetune.world.values import SPLITS
 
-__all__ = ["FAMILIES", "SPLITS", "Environment", "Task", "expert", "generate", "task_of", "tasks"]
+__all__ = [
+    "FAMILIES",
+    "SPLITS",
+    "Environment",
+    "Task",
+    "Verdict",
+    "audit",
+    "baselines",
+    "check",
+    "expert",
+    "generate",
+    "sample_of",
+    "task_of",
+    "tasks",
+]
 
-_MAKERS: dict[str, Callable[[str, int, int], Task]] = {"tool_selection": tool_selection}
+_MAKERS: dict[str, Callable[[str, int, int], Task]] = {
+    "tool_selection": tool_selection, "planning": planning, "timing": timing, "general": general,
+}  # fmt: skip
 FAMILIES = tuple(_MAKERS)
 
 
@@ -40,7 +61,7 @@ def generate(family: str, split: str, num_samples: int, seed: int = 0) -> list[S
 
 
 def sample_of(task: Task) -> Sample:
-    """The expert's solution of the task. `meta` holds what rebuilds the task, and its kind, domains and `unseen_tool`."""
+    """The expert's solution of the task. `meta` rebuilds the task and tells its kind, domains and `unseen_tool`."""
     meta: dict[str, Any] = {
         "family": task.family, "split": task.split, "seed": task.seed, "index": task.index, "kind": task.kind,
         "domains": list(task.domains), "unseen_tool": task.unseen_tool,
@@ -61,6 +82,11 @@ def task_of(sample: Sample) -> Task:
         raise ValueError(f"sample {sample['id']!r}: source must be 'world' to have a task, got {sample['source']!r}")
     meta = sample["meta"]
     return _MAKERS[meta["family"]](meta["split"], meta["seed"], meta["index"])
+
+
+def baselines(family: str, split: str, num: int, seed: int = 0) -> dict[str, float]:
+    """`chance` and `trivial` of the first `num` tasks, and more per family (see :func:`chance_and_trivial`)."""
+    return chance_and_trivial(tasks(family, split, num, seed))
 
 
 def _require(field: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import product
 from math import gcd, prod
 from random import Random
@@ -55,7 +55,7 @@ class Filled:
     values: dict[str, Any]
 
 
-@lru_cache(maxsize=None)
+@cache
 def expand(phrases: tuple[str, ...]) -> tuple[Template, ...]:
     """All templates of the given grammar strings, in order."""
     return tuple(template for phrase in phrases for template in _expand_one(phrase))
@@ -77,24 +77,53 @@ def _expand_one(phrase: str) -> list[Template]:
     return templates
 
 
-def fill(templates: Sequence[Template], kinds: Mapping[str, str], split: str, count: int, key: str) -> Filled:
+def fill(templates: tuple[Template, ...], kinds: Mapping[str, str], split: str, count: int, key: str) -> Filled:
     """The `count`-th request made of `templates`; `kinds` names the kind of each slot, `key` seeds the order.
 
-    Two slots of the same kind never hold the same value. Counts beyond the number of texts start again from the first.
+    Two slots of the same kind never hold the same value. Templates take turns; one whose texts are used up drops out.
+    Counts beyond the number of all texts start again from the first.
     """
-    template = templates[_order(len(templates), key)[count % len(templates)]]
-    frames = FRAMES[split] if template.text[0].islower() else _NO_FRAME
-    slot_kinds = [kinds[slot] for slot in template.slots]
-    sizes = [len(pool(kind, split)) - slot_kinds[:at].count(kind) for at, kind in enumerate(slot_kinds)]
-    digits = _digits(count // len(templates), (len(frames), *sizes), f"{key}:{template.text}")
+    radices = _radices(templates, tuple(kinds.items()), split)
+    at, turn = _template_of(count, tuple(prod(sizes) for sizes in radices), key)
+    template = templates[at]
+    digits = _digits(turn, radices[at], f"{key}:{template.text}")
     values: dict[str, Any] = {}
     taken: dict[str, list[int]] = {}
-    for slot, kind, digit in zip(template.slots, slot_kinds, digits[1:], strict=True):
-        for used in sorted(taken.setdefault(kind, [])):
+    for slot, digit in zip(template.slots, digits[1:], strict=True):
+        for used in sorted(taken.setdefault(kinds[slot], [])):
             digit += digit >= used
-        taken[kind].append(digit)
-        values[slot] = pool(kind, split)[digit]
-    return Filled(template, _sentence(template.text, frames[digits[0]], values), values)
+        taken[kinds[slot]].append(digit)
+        values[slot] = pool(kinds[slot], split)[digit]
+    return Filled(template, _sentence(template.text, _frames(template, split)[digits[0]], values), values)
+
+
+def _frames(template: Template, split: str) -> tuple[tuple[str, str], ...]:
+    return FRAMES[split] if template.text[0].islower() else _NO_FRAME
+
+
+@cache
+def _radices(
+    templates: tuple[Template, ...], kinds: tuple[tuple[str, str], ...], split: str
+) -> tuple[tuple[int, ...], ...]:
+    """Per template: the number of frames, then the number of values that each slot can take."""
+    kind_of = dict(kinds)
+    radices = []
+    for template in templates:
+        slot_kinds = [kind_of[slot] for slot in template.slots]
+        free = [len(pool(kind, split)) - slot_kinds[:at].count(kind) for at, kind in enumerate(slot_kinds)]
+        radices.append((len(_frames(template, split)), *free))
+    return tuple(radices)
+
+
+def _template_of(count: int, capacities: tuple[int, ...], key: str) -> tuple[int, int]:
+    """The template whose turn the `count`-th is, and how often it came before."""
+    alive, level, count = _order(len(capacities), key), 0, count % sum(capacities)
+    while True:
+        rounds = min(capacities[at] for at in alive) - level  # so many rounds until the first of them is used up
+        if count < rounds * len(alive):
+            return alive[count % len(alive)], level + count // len(alive)
+        count, level = count - rounds * len(alive), level + rounds
+        alive = tuple(at for at in alive if capacities[at] > level)
 
 
 def _sentence(text: str, frame: tuple[str, str], values: Mapping[str, Any]) -> str:
@@ -116,9 +145,9 @@ def _digits(count: int, sizes: Sequence[int], key: str) -> list[int]:
     return digits
 
 
-@lru_cache(maxsize=None)
+@cache
 def _permutation(total: int, key: str) -> tuple[int, int]:
-    """Stride and offset of an affine permutation of range(total): a stride prime to `total` visits every number once."""
+    """Stride and offset of an affine permutation of range(total); a stride prime to `total` visits each number once."""
     rng = Random(key)
     offset = rng.randrange(total)
     stride = rng.randrange(1, total + 1)
@@ -127,7 +156,7 @@ def _permutation(total: int, key: str) -> tuple[int, int]:
     return stride, offset
 
 
-@lru_cache(maxsize=None)
+@cache
 def _order(length: int, key: str) -> tuple[int, ...]:
     order = list(range(length))
     Random(key).shuffle(order)

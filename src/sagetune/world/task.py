@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, NamedTuple
 
-from sagetune.world.domains import DOMAIN_OF, TOOLS, is_unseen, tools_in
+from sagetune.world.domains import DOMAIN_OF, TABLES, TOOLS, is_unseen, tools_in
 from sagetune.world.tools import Rows, Tool, could_mean, draw_row
 from sagetune.world.values import pool
 
@@ -76,23 +76,25 @@ def offer(
     Siblings of the needed tools and their look-alikes in other domains come first, then any tool of the split. A tool
     that the words of the request could mean as well is never offered, so that the right choice is the only one.
     """
-    names = [tool.name for tool in needed]
-    siblings = [tool.name for domain in {DOMAIN_OF[name].name: DOMAIN_OF[name] for name in names}.values()
-                for tool in domain.tools]  # fmt: skip
-    alike = [name for tool in needed for name in tool.near]
-    others = [tool.name for tool in tools_in(split)]
-    for candidates in (siblings, alike, others):
-        rng.shuffle(candidates)
-    chosen = dict.fromkeys(names)
-    for candidate in (*siblings[:3], *alike[:2], *others, *siblings, *alike):
-        if len(chosen) == size:
+
+    def fits(name: str) -> bool:
+        allowed = TOOLS[name].phrases(split) and name not in avoid
+        return bool(allowed) and not could_mean(TOOLS[name], DOMAIN_OF[name].objects, carrier)
+
+    domains = {DOMAIN_OF[tool.name].name: DOMAIN_OF[tool.name] for tool in needed}
+    siblings = [tool.name for domain in domains.values() for tool in domain.tools if fits(tool.name)]
+    alike = [name for tool in needed for name in tool.near if fits(name)]
+    others = [tool.name for tool in rng.sample(tools_in(split), 24) if fits(tool.name)]
+    rng.shuffle(siblings)
+    rng.shuffle(alike)
+    chosen = [tool.name for tool in needed]
+    for name in (*siblings[:2], *alike[:2], *others, *siblings):
+        if len(chosen) >= size:
             break
-        tool = TOOLS[candidate]
-        if tool.phrases(split) and candidate not in avoid and not could_mean(tool, DOMAIN_OF[candidate].objects, carrier):
-            chosen[candidate] = None
-    offered = list(chosen)
-    rng.shuffle(offered)
-    return tuple(offered)
+        if name not in chosen:
+            chosen.append(name)
+    rng.shuffle(chosen)
+    return tuple(chosen)
 
 
 def rows_for(tool: Tool, values: dict[str, Any], split: str, rng: Random) -> Rows:
@@ -100,18 +102,31 @@ def rows_for(tool: Tool, values: dict[str, Any], split: str, rng: Random) -> Row
     rows: Rows = {}
     for need in tool.needs:
         table, *pairs = need.split()
-        known = {column: values[argument] for column, argument in (pair.split("=") for pair in pairs)}
-        add_row(rows, tool.name, table, split, rng, **known)
+        add_row(rows, table, split, rng, **{column: values[argument] for column, argument in map(_pair, pairs)})
     for table in list(rows):
-        add_row(rows, tool.name, table, split, rng)
-        add_row(rows, tool.name, table, split, rng)
+        add_noise(rows, table, split, rng, values)
+        add_noise(rows, table, split, rng, values)
     return rows
 
 
-def add_row(rows: Rows, tool: str, table: str, split: str, rng: Random, **known: Any) -> dict[str, Any]:
-    """Draw a row of a table of the tool's domain into `rows`, with an id that no other row there has."""
-    row = draw_row(DOMAIN_OF[tool].tables[table], split, rng, **known)
+def add_row(rows: Rows, table: str, split: str, rng: Random, **known: Any) -> dict[str, Any]:
+    """Draw a row into `rows`, random but for the known columns, with an id that no other row of the table has."""
+    row = draw_row(TABLES[table], split, rng, **known)
     while "id" not in known and any(row["id"] == other["id"] for other in rows.get(table, ())):
         row["id"] = rng.choice(pool("id", split))
     rows.setdefault(table, []).append(row)
     return row
+
+
+def add_noise(rows: Rows, table: str, split: str, rng: Random, values: dict[str, Any]) -> None:
+    """Draw a row that shares no value with the request, so that no lookup for the request can find it."""
+    asked = set(values.values())
+    row = add_row(rows, table, split, rng)
+    while asked.intersection(row.values()):
+        rows[table].pop()
+        row = add_row(rows, table, split, rng)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    column, argument = text.split("=")
+    return column, argument

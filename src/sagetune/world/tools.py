@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from random import Random
 from sqlite3 import Connection
 from typing import Any
@@ -66,7 +66,7 @@ class Domain:
     tools: tuple[Tool, ...]
 
 
-@lru_cache(maxsize=None)
+@cache
 def schema_of(tool: Tool) -> dict[str, Any]:
     """The tool in OpenAI function form. Shared between samples: do not change it in place."""
     properties = {name: KINDS[kind].schema for name, kind in tool.kinds.items()}
@@ -77,13 +77,13 @@ def schema_of(tool: Tool) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=None)
+@cache
 def complete_templates(tool: Tool, split: str) -> tuple[Template, ...]:
     """The templates that state every required argument."""
     return tuple(item for item in expand(tool.phrases(split)) if not set(item.dropped) & set(tool.required))
 
 
-@lru_cache(maxsize=None)
+@cache
 def lacking_templates(tool: Tool, split: str) -> tuple[Template, ...]:
     """The templates that lack exactly one required argument."""
     return tuple(item for item in expand(tool.phrases(split)) if len(set(item.dropped) & set(tool.required)) == 1)
@@ -94,7 +94,7 @@ def label_of(tool: Tool, argument: str) -> str:
     return KINDS[tool.kinds[argument]].label or argument.replace("_", " ")
 
 
-@lru_cache(maxsize=None)
+@cache
 def could_mean(tool: Tool, objects: str, carrier: str) -> bool:
     """True if a request with these words could mean the tool: it names one of its objects and one of its verbs."""
     return bool(_search(objects, carrier) and _search(tool.cue, carrier))

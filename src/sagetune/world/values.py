@@ -102,10 +102,13 @@ KINDS: dict[str, Kind] = {
     "balance": Kind(INTEGER, _range(2000, 9900)),
     "price": Kind(INTEGER, _range(15, 480)),
     "count": Kind(INTEGER, _range(2, 80)),
+    "stock": Kind(INTEGER, _range(100, 999)),
+    "funds": Kind(INTEGER, _range(20, 60000)),
     "size": Kind(INTEGER, _range(20, 5000)),
-    "minutes": Kind(INTEGER, _range(3, 180)),
+    "minutes": Kind(INTEGER, _range(3, 180), "number of minutes"),
     "number": Kind(INTEGER, _range(12, 3000)),
     "small": Kind(INTEGER, _range(2, 40)),
+    "few": Kind(INTEGER, _range(4, 21)),
     "stars": Kind({"type": "integer", "minimum": 1, "maximum": 5}, lambda split: (1, 2, 3, 4, 5)),
     "length": _closed("meters", "feet", "miles", "kilometers", "inches"),
     "weight": _closed("grams", "pounds", "kilograms", "ounces"),
@@ -124,8 +127,12 @@ def pool(kind: str, split: str) -> tuple[Any, ...]:
     return KINDS[kind].values(split)
 
 
+@cache
 def parse_fields(spec: str) -> dict[str, tuple[str, bool]]:
-    """`"title:title time?:time"` -> `{"title": ("title", True), "time": ("time", False)}`: kind and whether required."""
+    """`"title:title time?:time"` -> `{"title": ("title", True), "time": ("time", False)}`: kind and whether required.
+
+    The result is shared: do not change it.
+    """
     fields: dict[str, tuple[str, bool]] = {}
     for item in spec.split():
         name, kind = item.split(":")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sagetune.config import AgentSFTConfig
+
+if TYPE_CHECKING:
+    from sagetune.trainer import AgentSFTTrainer
 
 __all__ = ["AgentSFTConfig", "AgentSFTTrainer"]
 

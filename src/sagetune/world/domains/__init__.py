@@ -16,9 +16,12 @@ from sagetune.world.domains.shop import SHOP
 from sagetune.world.domains.travel import TRAVEL
 from sagetune.world.tools import Domain, Tool
 
-DOMAINS: tuple[Domain, ...] = (CALENDAR, MAIL, FILES, SHOP, TRAVEL, BANK, NOTES, NUMBERS, CONTACTS, REMINDERS)
-TOOLS: dict[str, Tool] = {tool.name: tool for domain in DOMAINS for tool in domain.tools}
-DOMAIN_OF: dict[str, Domain] = {tool.name: domain for domain in DOMAINS for tool in domain.tools}
+_ALL = (CALENDAR, MAIL, FILES, SHOP, TRAVEL, BANK, NOTES, NUMBERS, CONTACTS, REMINDERS)
+DOMAINS: dict[str, Domain] = {domain.name: domain for domain in _ALL}
+TOOLS: dict[str, Tool] = {tool.name: tool for domain in _ALL for tool in domain.tools}
+DOMAIN_OF: dict[str, Domain] = {tool.name: domain for domain in _ALL for tool in domain.tools}
+TABLES: dict[str, str] = {table: fields for domain in _ALL for table, fields in domain.tables.items()}
+TABLE_DOMAIN: dict[str, Domain] = {table: domain for domain in _ALL for table in domain.tables}
 
 
 @cache

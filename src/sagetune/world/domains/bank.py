@@ -50,7 +50,8 @@ BANK = Domain(
                 "How much money do I have [in|on] [my|the] {account}?",
             ),
             dev=("[report|read] the bank balance< for {account}>", "How much cash does the {account} hold?"),
-            test=("[give|name] me the current balance< on {account}>", "How much money is left in {account} at the bank?"),
+            test=("[give|name] me the current balance< on {account}>",
+                  "How much money is left in {account} at the bank?"),
         ),
         Tool(
             "transfer_money", "Move money between accounts", "source:account target:account amount:amount",
@@ -75,7 +76,7 @@ BANK = Domain(
                 "I owe {payee}< {amount} euros>, please [pay|settle] the bill.",
             ),
             dev=("[settle|clear|pay] what {payee} bills me<: {amount} euros>, so pay",),
-            test=("[cover|settle|pay] the payment {payee} asks for<, {amount} euros>",),
+            test=("[cover|settle|make] the payment {payee} asks for<, {amount} euros>",),
         ),
         Tool(
             "list_payments", "List payments to a company", "payee:company", find("payments", "id", "amount"),

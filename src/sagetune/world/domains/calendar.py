@@ -58,7 +58,8 @@ CALENDAR = Domain(
                 "Which events [are|do I have] on {date}?",
             ),
             dev=("[read out|tell me] my agenda< for {date}>", "Is there anything in my agenda for {date}?"),
-            test=("[look up|go through] every diary event< dated {date}>", "[What events|Which events] fall on {date}?"),
+            test=("[look up|go through] every diary event< dated {date}>",
+                  "[What events|Which events] fall on {date}?"),
         ),
         Tool(
             "find_event", "Find events by title", "title:title", find("events", "id", "date", "time"),

@@ -38,15 +38,15 @@ FILES = Domain(
         ),
         Tool(
             "move_file", "Move a file into a folder", "name:file folder:folder", change("files", "name"),
-            cue="move|put|transfer|shift|relocate|drag|carry",
+            cue="move|put|transfer|shift|relocate|drag|carry|push",
             needs=("files name=name",), near=("move_email", "move_event"),
             train=(
                 "[move|put] the file {name}< into {folder}>",
                 "[move|transfer] the file {name}< to the folder {folder}>",
                 "My file {name} should be in {folder}, [move|put] it there.",
             ),
-            dev=("[shift|relocate|carry] the document {name}< over to {folder}>",),
-            test=("[drag|relocate|shift] the document {name}< across to the directory {folder}>",),
+            dev=("[shift|relocate|push] the document {name}< over to {folder}>",),
+            test=("[drag|carry|transfer] the document {name}< across to the directory {folder}>",),
         ),
         Tool(
             "rename_file", "Rename a file", "name:file new_name:file", change("files", "name", new_name="name"),

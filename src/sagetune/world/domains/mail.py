@@ -46,7 +46,8 @@ MAIL = Domain(
                 "Which emails did {sender} send me?",
             ),
             dev=("[list|look for] mails by {sender}", "What has {sender} written to my mailbox?"),
-            test=("[find out|check] if there is any letter of {sender} in the mailbox", "Has {sender} sent a mail lately?"),
+            test=("[find out|check] if there is any letter of {sender} in the mailbox",
+                  "Has {sender} sent a mail lately?"),
         ),
         Tool(
             "delete_email", "Delete an email", "email_id:id", remove("emails"),
@@ -70,7 +71,7 @@ MAIL = Domain(
                 "{recipient} should see email {email_id}, [forward|pass] it.",
             ),
             dev=("[relay|pass along|hand on] mail number {email_id}< so that {recipient} gets it>",),
-            test=("[hand|share|relay] the letter no. {email_id} from my mailbox< with {recipient}>",),
+            test=("[share|also share|quickly share] the letter no. {email_id} from my mailbox< with {recipient}>",),
         ),
         Tool(
             "move_email", "Move an email into a folder", "email_id:id folder:folder", change("emails", "email_id"),

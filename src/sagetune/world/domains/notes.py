@@ -16,7 +16,9 @@ def append_note(db: Connection, arguments: dict[str, Any]) -> Any:
 
 def search_notes(db: Connection, arguments: dict[str, Any]) -> Any:
     """Titles of the notes whose text holds a word."""
-    rows = db.execute("SELECT id, title FROM notes WHERE instr(lower(text), lower(?)) ORDER BY id", (arguments["word"],))
+    rows = db.execute(
+        "SELECT id, title FROM notes WHERE instr(lower(text), lower(?)) ORDER BY id", (arguments["word"],)
+    )
     return [{"id": row[0], "title": row[1]} for row in rows]
 
 
@@ -47,7 +49,8 @@ NOTES = Domain(
                 "What does [the|my] note {title} say?",
             ),
             dev=("[display|fetch] the memo named {title}", "What is in the memo {title}?"),
-            test=("I would like to [see|read] the memo headed {title}.", "[read aloud|read out] the memo with the heading {title}"),
+            test=("I would like to [see|read] the memo headed {title}.",
+                  "[read aloud|read out] the memo with the heading {title}"),
         ),
         Tool(
             "delete_note", "Delete a note", "note_id:id", remove("notes"),
@@ -70,7 +73,7 @@ NOTES = Domain(
                 "[append|add] the line {text} to note {note_id}",
                 "Note {note_id} needs [one more|another] line<: {text}>.",
             ),
-            dev=("[extend|lengthen|complete] memo number {note_id}< by the line {text}>",),
+            dev=("[extend|lengthen|expand] memo number {note_id}< by the line {text}>",),
             test=("[attach|tack on|append] a line to memo no. {note_id}<, namely {text}>",),
         ),
         Tool(

@@ -76,7 +76,7 @@ NUMBERS = Domain(
         ),
         Tool(
             "convert_length", "Convert a length", "value:number from_unit:length to_unit:length", _converted(_METERS),
-            cue="(convert|turn|express|many|measure).*(length|distance|long|far)|(length|distance).*(convert|turn|express|many)",
+            cue="(convert|turn|express|many|write).*(length|distance)|(length|distance).*(convert|turn|express)",
             near=("compress_file", "update_phone"),
             train=("convert a length of {value} {from_unit} to {to_unit}",
                    "[convert|turn|express] the distance {value} {from_unit} into {to_unit}",
@@ -101,10 +101,13 @@ NUMBERS = Domain(
             "days_between", "Count days between two dates", "start:date end:date", computed(_days),
             cue="days|apart",
             near=("list_events", "move_event"),
-            train=("count the days [between|from] {start} [and|to] {end}", "How many days are between {start} and {end}?",
+            train=("count the days [between|from] {start} [and|to] {end}",
+                   "How many days are between {start} and {end}?",
                    "[calculate|compute] the days from {start} to {end}"),
-            dev=("[work out|get] how many days pass from {start} until {end}", "How many days lie between {start} and {end}?"),
-            test=("[say|tell me] how far apart {start} and {end} are in days", "From {start} up to {end}, how many days is that?"),
+            dev=("[work out|get] how many days pass from {start} until {end}",
+                 "How many days lie between {start} and {end}?"),
+            test=("[say|tell me] how far apart {start} and {end} are in days",
+                  "From {start} up to {end}, how many days is that?"),
         ),
         Tool(
             "percent_of", "Compute a percentage", "percent:small value:number",
@@ -115,7 +118,8 @@ NUMBERS = Domain(
         Tool(
             "remainder", "Remainder of a divided by b", "a:number b:small", computed(_remainder),
             cue="remainder|left over", near=("get_balance",),
-            test=("[find|state] the remainder of {a} divided by {b}", "What remainder is left when {a} is divided by {b}?"),
+            test=("[find|state] the remainder of {a} divided by {b}",
+                  "What remainder is left when {a} is divided by {b}?"),
         ),
     ),
 )  # fmt: skip

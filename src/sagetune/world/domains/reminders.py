@@ -35,7 +35,8 @@ REMINDERS = Domain(
                 "What reminders [come up|are due] on {date}?",
             ),
             dev=("[read me|tell me] each reminder< due {date}>", "Which reminders [ring|go off] when it is {date}?"),
-            test=("[display|show me] whatever reminder there is< when {date} comes>", "What will you remind me of once {date} is here?"),
+            test=("[display|show me] whatever reminder there is< when {date} comes>",
+                  "What will you remind me of once {date} is here?"),
         ),
         Tool(
             "delete_reminder", "Delete a reminder", "reminder_id:id", remove("reminders"),
@@ -89,10 +90,12 @@ REMINDERS = Domain(
         Tool(
             "complete_reminder", "Mark a reminder as done", "reminder_id:id", mark("reminders", "done", "yes"),
             cue="done|complete|finished", needs=("reminders id=reminder_id",), near=("star_email",),
-            dev=("[mark|tick] reminder {reminder_id} as done", "I finished it: reminder {reminder_id} is [done|complete]."),
+            dev=("[mark|tick] reminder {reminder_id} as done",
+                 "I finished it: reminder {reminder_id} is [done|complete]."),
         ),
         Tool(
-            "repeat_reminder", "Repeat a reminder", "reminder_id:id repeat:interval", change("reminders", "reminder_id"),
+            "repeat_reminder", "Repeat a reminder", "reminder_id:id repeat:interval",
+            change("reminders", "reminder_id"),
             cue="repeat|recurring|again", needs=("reminders id=reminder_id",), near=("snooze_reminder",),
             test=("[repeat|renew] reminder {reminder_id} {repeat}, again and again",
                   "Reminder {reminder_id} should [repeat|be recurring] {repeat}."),

@@ -74,7 +74,8 @@ SHOP = Domain(
                 "Where is [my order|order] {order_id}?",
                 "When does [my order|order] {order_id} arrive?",
             ),
-            dev=("[follow|check the progress of] shop order< number {order_id}>", "What is the status of order {order_id}?"),
+            dev=("[follow|check the progress of] shop order< number {order_id}>",
+                 "What is the status of order {order_id}?"),
             test=("[tell me|say] where purchase no. {order_id} is", "Will purchase {order_id} arrive soon, and when?"),
         ),
         Tool(
@@ -98,7 +99,8 @@ SHOP = Domain(
         Tool(
             "rate_product", "Rate a product with stars", "product_id:id stars:stars", insert("ratings"),
             cue="rate|stars|rating", near=("tag_note",),
-            test=("[rate|score] item {product_id} with {stars} stars", "Item {product_id} deserves a rating of {stars} stars."),
+            test=("[rate|score] item {product_id} with {stars} stars",
+                  "Item {product_id} deserves a rating of {stars} stars."),
         ),
     ),
 )  # fmt: skip

@@ -64,7 +64,8 @@ TRAVEL = Domain(
                 "[show|look for] hotels< in {city}>",
             ),
             dev=("[check|list] places to stay, any hotel< around {city}>", "What hotels does {city} have?"),
-            test=("find a room to stay< within {city}>", "[I will be in|My trip goes to] {city} and need a room, so which hotels exist?"),
+            test=("find a room to stay< within {city}>",
+                  "[I will be in|I travel to] {city} and need a room, so which hotels exist?"),
         ),
         Tool(
             "book_hotel", "Book a hotel room", "hotel_id:id nights:small", book_hotel,
@@ -99,7 +100,8 @@ TRAVEL = Domain(
         Tool(
             "rent_car", "Rent a car", "city:city days:small", insert("rentals"),
             cue="rent|car", near=("book_flight",),
-            test=("[rent|hire] a car in {city} for {days} days", "For {days} days in {city} we [rent|want to rent] a car."),
+            test=("[rent|hire] a car in {city} for {days} days",
+                  "For {days} days in {city} we [rent|want to rent] a car."),
         ),
     ),
 )  # fmt: skip

@@ -1,0 +1,160 @@
+"""What a run leaves for people: the table, the page, and the facts about the machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sagetune import report
+from sagetune.config import AgentSFTConfig, MethodInfo, RunConfig
+from sagetune.runfolder import RunFolder
+
+
+def rate(value: float, n: int) -> dict[str, Any]:
+    return {"value": value, "low": value - 0.02, "high": value + 0.03, "n": n}
+
+
+def measured(loss: float, exact_match: float) -> dict[str, Any]:
+    """What result.json holds under "before" and "after"."""
+    tokens = {"loss": loss, "accuracy": 0.5, "perplexity": 9.0, "exact_match": 0.25}
+    rates = ("exact_match", "name_accuracy", "argument_accuracy", "decision_accuracy", "parse_failure_rate")
+    tasks = {task: {"exact_match": rate(exact_match, 20)} for task in ("planning", "timing")}
+    return {
+        "tokens": {**tokens, "num_samples": 10, "num_turns": 20, "num_tokens": 300},
+        "actions": {"n": 40, **{name: rate(exact_match, 40) for name in rates}, "by_task": tasks},
+    }
+
+
+RESULT = {
+    "status": "done",
+    "reason": None,
+    "method": {"id": "dora", "name": "DoRA", "description": "", "source": "arXiv:2402.09353"},
+    "seed": 0,
+    "steps": 3,
+    "tokens": 12345,
+    "before": measured(2.5, 0.05),
+    "after": measured(0.5, 0.45),
+    "baselines": {"chance": 0.125},
+    "costs": {"train": 12.5},
+    "data": {"train": {"read": 10, "used": 9}},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A finished run's files."""
+    run = RunConfig(
+        sft=AgentSFTConfig("tiny", "data", output_dir=tmp_path), method=MethodInfo(name="DoRA"), run_name="r"
+    )
+    folder = RunFolder.create(run)
+    report.write_json(folder.result, RESULT)
+    report.write_json(
+        folder.environment, {"time": "2026-11-23", "python": "3.11.7", "versions": {"torch": "2.13.0"}, "git": None}
+    )
+    metrics = [{"step": step, "train/loss": 1 / step, "train/lr": 1e-3} for step in (1, 2, 3)]
+    metrics.append({"step": 3, "eval/loss": 0.6, "eval/perplexity": None})
+    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    folder.samples.write_text("".join(json.dumps(sample(n, n % 2 > 0)) + "\n" for n in range(30)))
+    return folder
+
+
+def sample(index: int, right: bool) -> dict[str, Any]:
+    before = {"before_generated": "", "before_exact_match": False, "before_parse_failure": True}
+    after = {"after_generated": "<script>alert(1)</script>", "after_exact_match": right, "after_parse_failure": False}
+    return {"id": f"s{index}", "task": "timing", "prompt": "p", "gold": "<tool_call>", **before, **after}
+
+
+def test_rows_hold_each_figure_with_its_change_and_count() -> None:
+    rows = {row["figure"]: row for row in report.before_after_rows(RESULT)}
+    assert len(rows) == len(report.FIGURES)
+    assert (rows["loss, nats a token"]["delta"], rows["loss, nats a token"]["n"]) == (-2.0, 300)
+    exact = rows["action: exact match"]
+    assert (exact["before"], exact["after"], exact["n"]) == (0.05, 0.45, 40)
+    assert exact["after_interval"] == [0.45 - 0.02, 0.45 + 0.03]
+
+
+def test_what_was_not_measured_has_no_row() -> None:
+    only_tokens = {when: {**measured(1.0, 0.0), "actions": None} for when in ("before", "after")}
+    assert [row["figure"] for row in report.before_after_rows(only_tokens)] == [
+        "loss, nats a token",
+        "token accuracy",
+        "turns predicted whole",
+    ]
+    assert report.before_after_rows({"status": "failed"}) == []
+
+
+def test_the_printed_table_fits_into_80_columns_uncut() -> None:
+    text = StringIO()
+    report.print_before_after(Console(file=text, width=80), RESULT)
+    assert re.search(r"action: exact match +5\.0 % \[3–8\] +45\.0 % \[43–48\] +\+40\.0 pt +40", text.getvalue())
+    assert "…" not in text.getvalue()
+    assert "chance 12.5 %" in text.getvalue()
+
+
+def test_the_tracker_table_has_a_value_for_every_column() -> None:
+    columns, rows = report.before_after_table(RESULT)
+    assert {len(row) for row in rows} == {len(columns)}
+
+
+def test_the_page_holds_table_curves_samples_and_configuration(folder: RunFolder) -> None:
+    page = report.write_html(folder.path).read_text(encoding="utf-8")
+    for expected in ("45.0 % [43–48]", "+40.0 pt", "chance 12.5 %", "base_model: tiny", "12,345", "torch 2.13.0"):
+        assert expected in page
+    assert page.count("<svg") == 2  # loss and learning rate: what was logged
+    assert page.count('class="card sample"') == report.SHOWN_SAMPLES
+
+
+def test_the_page_loads_nothing_and_runs_nothing(folder: RunFolder) -> None:
+    page = report.write_html(folder.path).read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["'](?!#)|url\((?!#)|@import|<script""", page)
+    assert "&lt;script&gt;" in page
+
+
+def test_the_same_files_give_the_same_bytes(folder: RunFolder) -> None:
+    first = report.write_html(folder.path).read_bytes()
+    assert report.write_html(folder.path).read_bytes() == first
+
+
+def test_a_failed_run_has_a_page_with_its_reason(folder: RunFolder) -> None:
+    names = ("method", "seed")
+    failed = {"status": "failed", "reason": "loss is not finite", **{name: RESULT[name] for name in names}}
+    report.write_json(folder.result, failed)
+    for path in (folder.metrics, folder.samples, folder.environment):
+        path.unlink()
+    assert "loss is not finite" in report.write_html(folder.path).read_text(encoding="utf-8")
+
+
+def test_samples_shown_are_of_every_kind() -> None:
+    rows = [{"before_exact_match": n == 7, "after_exact_match": n == 9} for n in range(10)]
+    assert [row["kind"] for row in report.pick_samples(rows, 4)] == ["learnt", "lost", "still wrong", "still wrong"]
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    report.write_json(path, {"loss": float("nan"), "tokens": [1, float("inf")]})
+    assert json.loads(path.read_text()) == {"loss": None, "tokens": [1, None]}
+    with pytest.raises(TypeError):
+        report.write_json(path, {"model": object()})
+    assert json.loads(path.read_text())["tokens"] == [1, None]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_environment_names_versions_and_machine() -> None:
+    facts = report.environment()
+    assert facts["versions"]["torch"].startswith("2.")
+    assert facts["cores"] >= 1
+    assert facts["git"] is None or re.fullmatch("[0-9a-f]{40}", facts["git"]["commit"])
+    json.dumps(facts)
+
+
+def test_reading_a_report_does_not_import_torch() -> None:
+    code = "import sys, sagetune.report; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(Path(report.__file__).parents[1])})
