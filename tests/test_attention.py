@@ -62,6 +62,17 @@ def test_outputs_and_gradients_equal_attention_of_each_segment_alone(
     assert all((a - b).abs().max() < 1e-5 for a, b in pairs)
 
 
+def test_values_may_be_wider_than_queries() -> None:
+    query, key, _ = qkv(4, 2, 9)
+    value = torch.randn(1, 2, 9, 24, requires_grad=True)
+    ours, _ = segment_attention(nn.Identity(), query, key, value, None, cu_seq_lens_q=borders([4, 5]))
+    theirs = one_by_one(query, key, value, [4, 5])
+    direction, inputs = torch.randn_like(theirs), (query, key, value)
+    pairs = zip(*(torch.autograd.grad(out, inputs, direction) for out in (ours, theirs)), strict=True)
+    assert (ours - theirs).abs().max() < 1e-5
+    assert all((a - b).abs().max() < 1e-5 for a, b in pairs)
+
+
 def test_gradients_are_those_of_finite_differences() -> None:
     query, key, value = (tensor[0].double().detach().requires_grad_() for tensor in qkv(4, 2, 5))
     # The scores are made in float32 whatever the input, so the comparison has float32's accuracy.

@@ -47,7 +47,10 @@ class ExtendedLinear(torch.autograd.Function):
 
 
 class RowScale(torch.autograd.Function):
-    """y (T, O), magnitude m (O,), norm (O,) -> m / norm * y in y's dtype, computed in float32."""
+    """y (T, O), magnitude m (O,), norm (O,) -> m / norm * y in y's dtype.
+
+    The forward pass multiplies in float32: in bfloat16 small changes of m would be lost. Gradients need no such care.
+    """
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, magnitude: Tensor, norm: Tensor) -> Tensor:
@@ -60,7 +63,7 @@ class RowScale(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         y, gain, norm = ctx.saved_tensors
         grad = grads[0]
-        return (grad * gain).to(y.dtype), ((grad.float() * y).sum(0) / norm).to(ctx.dtype), None
+        return grad * gain.to(grad.dtype), ((grad * y).sum(0, dtype=norm.dtype) / norm).to(ctx.dtype), None
 
 
 class OptimizerSteps:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from sagetune.attention import SEGMENT
 from sagetune.chat import IGNORE_INDEX
@@ -33,7 +34,7 @@ class TokenLosses:
     """Weight of each token in the loss, float32 (N,)."""
 
 
-def token_losses(model: nn.Module, batch: Mapping[str, Any]) -> TokenLosses:
+def token_losses(model: PreTrainedModel, batch: Mapping[str, Any]) -> TokenLosses:
     """Run `model` on a padded batch (either side) and return each supervised token's loss.
 
     batch: input_ids, attention_mask, labels int64 (B, T), and loss_weights float32 (B, T) where tokens weigh unequally.
@@ -52,7 +53,7 @@ def token_losses(model: nn.Module, batch: Mapping[str, Any]) -> TokenLosses:
     return TokenLosses(nll, correct, rows, weights)
 
 
-def _logits_of_row(model: nn.Module, batch: Mapping[str, Any], rows: Tensor, positions: Tensor) -> Tensor:
+def _logits_of_row(model: PreTrainedModel, batch: Mapping[str, Any], rows: Tensor, positions: Tensor) -> Tensor:
     """(N, V): all rows as one padding-free row (1, sum of lengths)."""
     mask = batch["attention_mask"].bool()
     lengths = mask.sum(1)
@@ -68,7 +69,7 @@ def _logits_of_row(model: nn.Module, batch: Mapping[str, Any], rows: Tensor, pos
     ).logits[0]
 
 
-def _logits_of_padded(model: nn.Module, batch: Mapping[str, Any], rows: Tensor, positions: Tensor) -> Tensor:
+def _logits_of_padded(model: PreTrainedModel, batch: Mapping[str, Any], rows: Tensor, positions: Tensor) -> Tensor:
     """(N, V), from the columns in which any row has a supervised token."""
     columns, column = positions.unique(return_inverse=True)
     mask = batch["attention_mask"]

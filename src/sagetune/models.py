@@ -23,7 +23,7 @@ def load_tokenizer(base_model: str, config: ModelConfig) -> PreTrainedTokenizerB
     if base_model == TINY:
         tokenizer: PreTrainedTokenizerBase = embedded.tiny_tokenizer()
     else:
-        tokenizer = AutoTokenizer.from_pretrained(locate(base_model), **_hub_options(base_model, config))
+        tokenizer = _from_pretrained(AutoTokenizer, locate(base_model), _hub_options(base_model, config))
     prepare_tokenizer(tokenizer, config.chat_template)
     return tokenizer
 
@@ -31,8 +31,8 @@ def load_tokenizer(base_model: str, config: ModelConfig) -> PreTrainedTokenizerB
 def load_model(base_model: str, config: ModelConfig) -> PreTrainedModel:
     """The model of `base_model` in `config.dtype` with `config.attention`, ready to train: no cache.
 
-    Raises ValueError for a folder without a model and for an attention that the model cannot use, OSError
-    (transformers' own, with its advice) for a hub id that cannot be fetched.
+    Raises ValueError for a folder without a model, a hub id that cannot be fetched, broken weights, and an attention
+    that the model cannot use.
     """
     dtype = resolve_dtype(config.dtype)
     attention = SEGMENT if config.attention == "segment" else config.attention
@@ -41,22 +41,24 @@ def load_model(base_model: str, config: ModelConfig) -> PreTrainedModel:
         model.set_attn_implementation(attention)
     else:
         options = {"dtype": dtype, "attn_implementation": attention, **_hub_options(base_model, config)}
-        model = _from_pretrained(locate(base_model), options)
+        model = _from_pretrained(AutoModelForCausalLM, locate(base_model), options)
     model.config.use_cache = False
     if config.attention == "segment":
         check_segments(model)
     return model
 
 
-def _from_pretrained(where: str, options: dict[str, Any]) -> PreTrainedModel:
+def _from_pretrained(auto: type, where: str, options: dict[str, Any]) -> Any:
     try:
-        return AutoModelForCausalLM.from_pretrained(where, **options)
+        return auto.from_pretrained(where, **options)  # type: ignore[attr-defined]
     except KeyError as error:  # a model class that picks its attention from a table of its own
         if error.args != (SEGMENT,):
             raise
         raise ValueError(f"model.attention=segment is unknown to the model {where}: {ADVICE}") from error
     except SafetensorError as error:
         raise ValueError(f"sft.base_model: the weights in {where} are broken ({error}); fetch them anew") from error
+    except OSError as error:  # transformers' own advice is in the message
+        raise ValueError(f"sft.base_model: cannot load {where!r}: {error}") from error
 
 
 def locate(base_model: str) -> str:

@@ -99,7 +99,7 @@ class Checkpoints(Callback):
         due = step % self._every == 0 and step != self._saved_step
         if due or self._interrupts.waiting is not None:
             self._saved_step = step
-            trainer.save_checkpoint(self._path)
+            trainer.save_checkpoint(self._path, weights_only=False)  # the optimiser, too
         self._interrupts.raise_if_waiting()
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:

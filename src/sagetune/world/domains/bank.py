@@ -76,7 +76,7 @@ BANK = Domain(
                 "I owe {payee}< {amount} euros>, please [pay|settle] the bill.",
             ),
             dev=("[settle|clear|pay] what {payee} bills me<: {amount} euros>, so pay",),
-            test=("[cover|settle|make] the payment {payee} asks for<, {amount} euros>",),
+            test=("[cover|settle|fully cover] the payment {payee} asks for<, {amount} euros>",),
         ),
         Tool(
             "list_payments", "List payments to a company", "payee:company", find("payments", "id", "amount"),
