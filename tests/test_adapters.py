@@ -154,6 +154,25 @@ def test_a_changed_adapter_is_noticed(method: dict[str, Any], training: bool, fu
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_other_base_weights_are_noticed(method: dict[str, Any]) -> None:
+    ours, theirs = pair(**method)
+    logits(ours)
+    other = {name: tensor * 1.5 for name, tensor in theirs.state_dict().items()}
+    ours.load_state_dict(other)
+    theirs.load_state_dict(other)
+    assert difference(logits(ours), logits(theirs)) < 1e-6
+
+
+def test_a_base_weight_that_is_trained_too_gets_its_gradient() -> None:
+    ours, theirs = pair()
+    for model in (ours, theirs):
+        model.requires_grad_(True)
+    mine, reference = gradients(ours), gradients(theirs)
+    assert mine.keys() == reference.keys()
+    assert max(difference(mine[name], reference[name]) for name in mine) < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_gradients_of_two_batches_add_up(method: dict[str, Any]) -> None:
     """A second forward pass before the first backward pass must not disturb it."""
     model, _ = pair(**method)

@@ -87,17 +87,21 @@ class ExtendedState:
         self.extended = weight.new_empty(outputs, inputs + rank)
         self.extended[:, :inputs] = weight.detach()
         weight.data = self.extended[:, :inputs]  # shares the memory, so W is not held twice
+        self.weight_version = weight._version
         self.squared_norm = weight.detach().float().square().sum(1)  # (O,)
         self.extended[:, inputs:] = 0
         self.a_low = weight.new_zeros(rank, inputs)
         self.versions: tuple[int, ...] = ()
+        self.known_norm: Tensor | None = None
 
     def holds(self, weight: nn.Parameter) -> bool:
-        return weight.data_ptr() == self.extended.data_ptr() and weight.dtype == self.extended.dtype
+        same = weight.data_ptr() == self.extended.data_ptr() and weight.dtype == self.extended.dtype
+        return same and weight._version == self.weight_version
 
     @torch.no_grad()
     def refresh(self, a: Tensor, b: Tensor, scale: float) -> None:
         """Write what differs, and only that: a graph that waits for its backward pass may hold these tensors."""
+        self.known_norm = None
         a_low, tail = a.to(self.a_low.dtype), (b * scale).to(self.extended.dtype)
         if not torch.equal(self.a_low, a_low):
             self.a_low.copy_(a_low)
@@ -106,20 +110,24 @@ class ExtendedState:
 
     @torch.no_grad()
     def norm(self, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        """||W + s B A|| by row, float32 (O,), without making B A.
+        """||W + s B A|| by row, float32 (O,), without making B A; computed once a refresh.
 
         ||W||^2 + 2 s sum_r (W A')_or B_or + s^2 sum_r (B A A')_or B_or
         """
+        if self.known_norm is not None:
+            return self.known_norm
         crossed = F.linear(self.extended[:, : self.a_low.shape[1]], self.a_low).float()  # W A' (O, r)
         a, b = a.float(), b.float()
         square = self.squared_norm + 2 * scale * (crossed * b).sum(1) + scale**2 * ((b @ (a @ a.t())) * b).sum(1)
-        return square.clamp_min_(0).sqrt_()
+        self.known_norm = square.clamp_min_(0).sqrt_()
+        return self.known_norm
 
 
 class FastLinear(Linear):
     """PEFT's LoRA layer with this file's forward; names, merging and saving stay PEFT's.
 
-    Merged or disabled layers, several adapters at once and dropout in training take PEFT's own forward.
+    Merged or disabled layers, several adapters at once, dropout in training and a base weight that is trained too take
+    PEFT's own forward.
     """
 
     extended_state: ExtendedState | None = None
@@ -132,7 +140,7 @@ class FastLinear(Linear):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         adapter = self.active_adapters[0] if len(self.active_adapters) == 1 else ""
         drops = self.training and not isinstance(self.lora_dropout[adapter], nn.Identity) if adapter else True
-        if args or kwargs or drops or self.disable_adapters or self.merged:
+        if args or kwargs or drops or self.disable_adapters or self.merged or self.base_layer.weight.requires_grad:
             return super().forward(x, *args, **kwargs)
         a, b, scale = self.lora_A[adapter].weight, self.lora_B[adapter].weight, self.scaling[adapter]
         state = self._state(a, b, scale)
