@@ -50,6 +50,8 @@ class RowScale(torch.autograd.Function):
     """y (T, O), magnitude m (O,), norm (O,) -> m / norm * y in y's dtype.
 
     The forward pass multiplies in float32: in bfloat16 small changes of m would be lost. Gradients need no such care.
+    PEFT starts m from norms rounded to the base's dtype, and for bfloat16 that helps: with g = 1 exactly, y times 1.001
+    would round back to y, and training m would change nothing at first (held-out gap 0.017 instead of 0.003).
     """
 
     @staticmethod
@@ -170,8 +172,4 @@ def speed_up(model: nn.Module) -> list[str]:
     fast = {name: module for name, module in plain.items() if type(module.base_layer) is nn.Linear}
     for module in fast.values():
         module.__class__ = FastLinear
-        for adapter, vector in module.lora_magnitude_vector.items():
-            norm = module.base_layer.weight.detach().float().norm(dim=1)
-            if not module.lora_B[adapter].weight.any():  # untrained: PEFT rounded the norm to the base's dtype
-                vector.weight.data = norm
     return list(fast)
