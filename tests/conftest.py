@@ -15,8 +15,6 @@ import torch
 from sagetune.config import AgentSFTConfig, BudgetConfig, EvaluationConfig, RunConfig, TrainerConfig, WandbConfig
 from sagetune.sample import Message, Sample
 
-SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
-
 
 def conversation(index: int) -> Sample:
     """A conversation whose length, number of turns and tool calls follow from `index`."""

@@ -17,7 +17,8 @@ from wandb_offline import read_offline_run
 def sagetune(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command; every module that it imports is listed in stderr."""
     command = [sys.executable, "-X", "importtime", "-m", "sagetune", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, env=os.environ)
+    environment = os.environ | {"WANDB_MODE": "offline"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, env=environment)
 
 
 def answer_without_torch(*arguments: str) -> tuple[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,10 @@ def test_two_processes_train_like_one(make_run: MakeRun, data: str, tmp_path: Pa
     alone, _ = weights(make_run(train_data=data, model=FLOAT32, batch_size=6, gradient_accumulation_steps=2))
     run = make_run(train_data=data, model=FLOAT32, batch_size=3, gradient_accumulation_steps=2)
     out = tmp_path / "rank0.pt"
-    torch.multiprocessing.spawn(train_rank, args=(run, str(out)), nprocs=2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(train_rank, args=(run, str(out), port), nprocs=2)
     both = torch.load(out, weights_only=True)
     names = {name.replace(".default", ""): tensor for name, tensor in both.items()}
     assert (
@@ -163,12 +167,12 @@ def test_two_processes_train_like_one(make_run: MakeRun, data: str, tmp_path: Pa
     )
 
 
-def train_rank(rank: int, run: RunConfig, out: str) -> None:
+def train_rank(rank: int, run: RunConfig, out: str, port: int) -> None:
     """One of two processes: our module and loader under Lightning's DDP."""
     import os
 
     os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT="29517", WORLD_SIZE="2", LOCAL_RANK=str(rank), RANK=str(rank)
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", LOCAL_RANK=str(rank), RANK=str(rank)
     )
     torch.set_num_threads(1)
     trainer = AgentSFTTrainer(run)

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,14 +42,13 @@ def rows(folder: Path) -> list[str]:
     return metrics.read_text().splitlines() if metrics.exists() else []
 
 
-def send_when(process: subprocess.Popen[str], folder: Path, num_rows: int, what: signal.Signals) -> int:
-    """Send a signal once the run has logged `num_rows` steps; return the exit code."""
+def send_when(process: subprocess.Popen[str], folder: Path, num_rows: int, what: signal.Signals) -> str:
+    """Send a signal once the run has logged `num_rows` steps; return what the run printed."""
     while len(rows(folder)) < num_rows and process.poll() is None:
         time.sleep(0.005)
     assert process.poll() is None, process.communicate()[0]
     process.send_signal(what)
-    process.communicate()
-    return process.returncode
+    return process.communicate(timeout=120)[0]
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -78,9 +78,11 @@ def assert_same_training(folder: Path, undisturbed: Path) -> None:
 def test_five_kills_at_random_moments_change_no_bit(undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     moments = sorted(random.Random(time.time_ns()).sample(range(1, 29), 5))
+    print("killed after these steps:", moments)  # shown if the test fails
     process = start(folder)
     for moment in moments:
-        assert send_when(process, folder, moment, signal.SIGKILL) == -signal.SIGKILL
+        send_when(process, folder, moment, signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
         process = resume(folder)
     finish(process)
     assert_same_training(folder, undisturbed)
@@ -92,16 +94,24 @@ def test_a_stop_saves_inside_the_step_says_so_and_resumes(
 ) -> None:
     folder = tmp_path / "run"
     process = start(folder)
-    while len(rows(folder)) < 5:
-        time.sleep(0.005)
-    process.send_signal(what)
-    output = process.communicate()[0]
+    output = send_when(process, folder, 5, what)
     assert process.returncode == code, output
     assert re.search(rf"stopped by {what.name}.*sagetune train resume={folder}", output, re.DOTALL)
     assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
     finish(resume(folder))
     assert_same_training(folder, undisturbed)
     assert "done already" in finish(resume(folder))
+
+
+def test_a_run_that_is_killed_after_training_keeps_its_metrics(undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    for name in ("after.json", "result.json", "report.html"):
+        (folder / name).unlink()
+    finish(resume(folder))
+    assert (folder / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
+    assert json.loads((folder / "result.json").read_text())["data"]["train"]["used"] == 41
+    assert (folder / "report.html").is_file()
 
 
 def test_a_checkpoint_is_small_and_holds_only_plain_data(undisturbed: Path) -> None:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Three seeds of the demo, and one run each on three real data sets. Usage: run.sh <folder with the data> <output folder>
 set -euo pipefail
-data=$(realpath "$1") out=$2 here=$(dirname "$0")
+here=$(dirname "$0") data=$(realpath "$1") out=$2
+PATH=$(realpath "$here/../../.venv/bin"):$PATH
 
 for seed in 0 1 2; do
   sagetune train experiment=demo seed="$seed" sft.output_dir="$out" run_name="demo-s$seed"

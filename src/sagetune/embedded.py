@@ -78,7 +78,10 @@ def _is_whole(folder: Path) -> bool:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return False
-    files: dict[str, dict[str, Any]] = json.loads(manifest.read_text())
+    try:
+        files: dict[str, dict[str, Any]] = json.loads(manifest.read_text())
+    except json.JSONDecodeError:  # cut short by a full disk or a power cut: as good as no manifest
+        return False
     return all(_is_unchanged(folder / name, recorded) for name, recorded in files.items())
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 
-class Interrupted(Exception):
-    """The run was asked to stop. `exit_code` is 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
+class Interrupted(BaseException):
+    """The run was asked to stop. `exit_code` is 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM.
+
+    Like KeyboardInterrupt it is no Exception: a library that catches its own errors must not swallow it.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -29,8 +33,9 @@ class Interrupts:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interrupts:
-        self._before = {number: signal.getsignal(number) for number in self.SIGNALS}
-        self.install()
+        if threading.current_thread() is threading.main_thread():  # no other thread can take signals
+            self._before = {number: signal.getsignal(number) for number in self.SIGNALS}
+            self.install()
         return self
 
     def __exit__(
@@ -41,7 +46,7 @@ class Interrupts:
 
     def install(self) -> None:
         """Take the signals (again: Lightning takes SIGTERM when its trainer starts)."""
-        for number in self.SIGNALS:
+        for number in self._before:
             signal.signal(number, self._handle)
 
     def raise_if_waiting(self) -> None:

@@ -82,8 +82,13 @@ def environment() -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` in one step: a reader, or a kill, finds the old file or the new one, never a part."""
     text = json.dumps(without_infinities(value), indent=2, ensure_ascii=False)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside `path` and rename, so that a reader finds the old content or the new, never a part."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
@@ -182,7 +187,7 @@ def write_html(run_dir: Path) -> Path:
         samples=pick_samples(samples, SHOWN_SAMPLES),
         num_samples=len(samples),
     )
-    folder.report.write_text(text, encoding="utf-8")
+    write_text(folder.report, text)
     return folder.report
 
 

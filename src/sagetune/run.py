@@ -31,16 +31,15 @@ Measured = dict[str, Any]
 
 def execute(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Console, interrupts: Interrupts) -> Measured:
     """Measure, train, reload from disk, measure again; returns what result.json holds."""
-    report.write_json(folder.environment, report.environment())
     trainer = AgentSFTTrainer(run, console=console)
     before = _once(folder.before, lambda: measure(trainer, "before"))
-    training = _once(folder.training, lambda: dataclasses.asdict(trainer.fit(folder, tracker, interrupts)))
-    after = _once(folder.after, lambda: measure(reloaded(run, folder, console), "after"))
+    training = _once(folder.training, lambda: trainer.fit(folder, tracker, interrupts).to_dict())
+    after = _once(folder.after, lambda: measure(reloaded(trainer, folder), "after"))
+    write_samples(folder, before, after)
     result = summarise(run, folder, before, training, after)
     report.write_json(folder.result, result)
-    write_samples(folder, before, after)
     mirror(tracker, folder, result)
-    report.write_html(folder.path)
+    report.write_html(folder.path)  # last: a run is done when its report is there
     return result
 
 
@@ -54,13 +53,13 @@ def run_or_report(run: RunConfig) -> int:
         print(f"sagetune train: {error}", file=sys.stderr)
         return 2
     if _is_done(folder):
-        console.print(f"{folder.path} is done already: nothing to go on with", markup=False)
+        console.print(f"{folder.path} is done already: nothing to go on with", markup=False, soft_wrap=True)
         return 0
     console.print(f"run folder: {folder.path}", markup=False, soft_wrap=True)
-    tracker = Tracker(folder.path, run, resume_step=checkpoint_step(folder))
-    code = 1
+    code, tracker = 1, None
     try:
         with Interrupts() as interrupts:
+            tracker = Tracker(folder.path, run, resume_step=checkpoint_step(folder))
             result = execute(run, folder, tracker, console, interrupts)
         report.print_before_after(console, result)
         console.print(f"report: {folder.report}", markup=False, soft_wrap=True)
@@ -79,7 +78,8 @@ def run_or_report(run: RunConfig) -> int:
         else:
             traceback.print_exception(error)
     finally:
-        tracker.finish(code)
+        if tracker is not None:
+            tracker.finish(code)
     return code
 
 
@@ -108,15 +108,16 @@ def measure(trainer: AgentSFTTrainer, when: str) -> Measured:
     return {"tokens": tokens, "actions": actions, "seconds": seconds, "data": trainer.data_counts}
 
 
-def reloaded(run: RunConfig, folder: RunFolder, console: Console) -> AgentSFTTrainer:
-    """A fresh trainer with the trained model from disk: what is reported is what was saved."""
-    trainer = AgentSFTTrainer(run, console=console)
+def reloaded(trainer: AgentSFTTrainer, folder: RunFolder) -> AgentSFTTrainer:
+    """The trainer with the model from disk in place of the one in memory: what is reported is what was saved."""
     trainer.load_model(folder.model)
     return trainer
 
 
 def checkpoint_step(folder: RunFolder) -> int | None:
-    """The optimiser step of the run's checkpoint; 0 for a started run without one, None for a new run."""
+    """The optimiser step that the run goes on from; 0 for a started run without a checkpoint, None for a new run."""
+    if folder.training.is_file():
+        return int(json.loads(folder.training.read_text())["steps"])
     if not folder.checkpoint.is_file():
         return 0 if folder.metrics.is_file() else None
     checkpoint = torch.load(folder.checkpoint, map_location="cpu", weights_only=True, mmap=True)
@@ -134,13 +135,20 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
         "seed": run.seed,
         **{name: training[name] for name in ("steps", "tokens", "supervised_tokens", "seconds", "final_loss")},
         "trainable_parameters": training["trainable_parameters"],
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mb": peak_memory_mb(),
         **figures,
         "baselines": baselines(run),
         "costs": {"train": training["seconds"], **spent},
-        "data": after["data"],
+        "data": training["data"] | after["data"],
         "paths": {"run": str(folder.path), "model": str(folder.model), "report": str(folder.report)},
     }
+
+
+def peak_memory_mb() -> float:
+    """The most that this process has held, in MiB: resident, and on the GPU where there is one."""
+    unit = 1024**2 if sys.platform == "darwin" else 1024  # the kernels report bytes and KiB
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return resident + (torch.cuda.max_memory_allocated() / 1024**2 if torch.cuda.is_available() else 0.0)
 
 
 def baselines(run: RunConfig) -> dict[str, float] | None:
@@ -159,7 +167,7 @@ def write_samples(folder: RunFolder, before: Measured, after: Measured) -> None:
     for old, new in zip(before["actions"]["items"], after["actions"]["items"], strict=True):
         shared = {name: new[name] for name in ("id", "task", "prompt", "gold")}
         rows.append({**shared, **_half(old, "before"), **_half(new, "after")})
-    folder.samples.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    report.write_text(folder.samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def mirror(tracker: Tracker, folder: RunFolder, result: Measured) -> None:
@@ -191,7 +199,9 @@ def _without_items(measured: Measured) -> Measured:
 
 
 def _is_done(folder: RunFolder) -> bool:
-    return folder.result.is_file() and json.loads(folder.result.read_text())["status"] == "done"
+    if not folder.result.is_file() or not folder.report.is_file():
+        return False
+    return bool(json.loads(folder.result.read_text())["status"] == "done")
 
 
 def _write_status(folder: RunFolder, run: RunConfig, status: str, reason: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sagetune.config import RunConfig
 
@@ -40,13 +41,16 @@ class RunFolder:
         """
         name = run.run_name or f"{run.method.id}-s{run.seed}-{datetime.now():%Y%m%d-%H%M%S-%f}"
         folder = cls(run.sft.output_dir / name)
-        if folder.config.exists():
+        folder.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            config = folder.config.open("x")  # of two runs that start at once one gets the folder
+        except FileExistsError as error:
             raise ValueError(
                 f"run_name: {folder.path} holds a run already; go on with it by resume={folder.path}, "
                 f"or give another run_name"
-            )
-        folder.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(plain(run)), folder.config)
+            ) from error
+        with config:
+            config.write(OmegaConf.to_yaml(OmegaConf.create(plain(run))))
         return folder
 
     @classmethod
@@ -55,8 +59,10 @@ class RunFolder:
         folder = cls(path)
         if not folder.config.is_file():
             raise ValueError(f"resume: {path} holds no run (no {folder.config.name}); give the folder of a run")
-        loaded = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(folder.config))
-        run = OmegaConf.to_object(loaded)
+        try:
+            run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(folder.config)))
+        except OmegaConfBaseException as error:
+            raise ValueError(f"resume: {folder.config} is not a configuration of this version: {error}") from error
         assert isinstance(run, RunConfig)
         return folder, run
 

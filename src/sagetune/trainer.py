@@ -25,7 +25,7 @@ from sagetune.evaluation.tokens import EvalResult, evaluate_tokens
 from sagetune.interrupts import Interrupts
 from sagetune.modules.callbacks import Checkpoints, ProgressBar, StepLog
 from sagetune.modules.sft import SFTModule
-from sagetune.report import write_json
+from sagetune.report import environment, write_json
 from sagetune.runfolder import RunFolder
 from sagetune.sample import Sample, check_sample
 from sagetune.tracking import Tracker
@@ -50,6 +50,11 @@ class TrainingResult:
     """The run's folder."""
     model_dir: str
     """The trained adapter in PEFT's format, or the whole model where sft.use_lora is false."""
+    data: dict[str, Any]
+    """What became of the samples, by use: read, used, skipped, truncated, dropped."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
 
 
 class AgentSFTTrainer:
@@ -63,6 +68,8 @@ class AgentSFTTrainer:
         self.run = config if isinstance(config, RunConfig) else RunConfig(sft=config)
         sft = self.run.sft
         sources.check_references({"sft.train_data": sft.train_data, "sft.eval_data": sft.eval_data})
+        if self.run.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+            raise ValueError("trainer.accelerator must be auto or cpu: torch finds no CUDA device here, got 'gpu'")
         self.console = console or Console(stderr=True)
         self.data_counts: dict[str, Any] = {}
         """What became of the samples, by use: read, skipped, truncated, dropped."""
@@ -86,19 +93,26 @@ class AgentSFTTrainer:
         """Train in a new folder of `output_dir`; the trained model is saved there and stays in `self.model`."""
         folder = RunFolder.create(self.run)
         tracker = Tracker(folder.path, self.run, resume_step=None)
-        with Interrupts() as interrupts:
-            result = self.fit(folder, tracker, interrupts)
-        tracker.finish(0)
+        code = 1
+        try:
+            with Interrupts() as interrupts:
+                result = self.fit(folder, tracker, interrupts)
+            code = 0
+        finally:
+            tracker.finish(code)
         return result
 
     def fit(self, folder: RunFolder, tracker: Tracker, interrupts: Interrupts) -> TrainingResult:
         """Train in `folder`, from its checkpoint if there is one. Raises Interrupted when asked to stop."""
         sft = self.run.sft
+        if not folder.environment.is_file():
+            write_json(folder.environment, environment())
         lightning.seed_everything(self.run.seed, verbose=False)
         samples = self.load(sft.train_data, self.run.budget.train_samples, use="train")
         validation = self.load(sft.eval_data, self.run.budget.eval_samples, use="eval") if sft.eval_data else []
         loader = self._loader(samples)
         steps = min(loader.steps_per_epoch * sft.num_epochs, self.run.budget.max_steps or 2**62)
+        self._model = None  # the untouched one goes before its successor is loaded
         self._model = self._trainable_model()
         module = SFTModule(self._model, self.run, total_steps=steps, sample_ids=[s.sample_id for s in samples])
         log = StepLog(tracker, eval_every=self.run.trainer.eval_every_n_steps, evaluate=self._validator(validation))
@@ -112,7 +126,7 @@ class AgentSFTTrainer:
         trainer.fit(module, train_dataloaders=loader, ckpt_path=checkpoint, weights_only=True)
         self.save_model(folder.model)
         result = self._result(module, folder)
-        write_json(folder.training, dataclasses.asdict(result))
+        write_json(folder.training, result.to_dict())
         return result
 
     def evaluate(self, data: str | Sequence[Sample]) -> EvalResult:
@@ -133,7 +147,7 @@ class AgentSFTTrainer:
 
     def load_model(self, path: str | Path) -> None:
         """Put the model of a folder that `save_model` wrote into `self.model`."""
-        folder = Path(path)
+        folder, self._model = Path(path), None
         if (folder / "adapter_config.json").is_file():
             self._model = adapters.load_adapter(self._base_model(), folder)
         else:
@@ -150,6 +164,9 @@ class AgentSFTTrainer:
         loaded = self.read(reference, limit)
         encoded = self._encode(loaded.samples, use=use)
         self.data_counts[use] |= {"reference": reference, "skipped": len(loaded.skipped)}
+        if limit is not None and len(loaded.samples) + len(loaded.skipped) == limit and ":" not in reference:
+            advice = f"budget.{use}_samples={limit} takes the first records; null takes all"
+            self.console.print(f"{reference}: {advice}", markup=False, soft_wrap=True)
         return encoded
 
     def read(self, reference: str, limit: int | None) -> sources.Loaded:
@@ -221,7 +238,7 @@ class AgentSFTTrainer:
         for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
             logging.getLogger(name).setLevel(logging.WARNING)  # product tips and device lists
         return lightning.Trainer(
-            accelerator=self.run.trainer.accelerator,
+            accelerator="cuda" if self.device.type == "cuda" else "cpu",
             devices=1,
             max_steps=steps,
             max_epochs=self.run.sft.num_epochs,
@@ -236,8 +253,7 @@ class AgentSFTTrainer:
             default_root_dir=folder.path,
         )
 
-    @staticmethod
-    def _result(module: SFTModule, folder: RunFolder) -> TrainingResult:
+    def _result(self, module: SFTModule, folder: RunFolder) -> TrainingResult:
         rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
         last = [row for row in rows if "train/loss" in row][-1]
         return TrainingResult(
@@ -249,6 +265,7 @@ class AgentSFTTrainer:
             trainable_parameters=sum(p.numel() for p in module.trained_parameters().values()),
             run_dir=str(folder.path),
             model_dir=str(folder.model),
+            data=self.data_counts,
         )
 
 

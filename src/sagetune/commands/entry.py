@@ -12,12 +12,14 @@ from typing import Any, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sagetune.config import CONF_DIR
 
 USAGE_ERROR = 2
+STOPPED = (130, 143)
 WHERE_TO_SET = {
     "sft.base_model": "a hub id or a folder",
     "sft.train_data": "a path or a source such as agent_sft:train",
@@ -43,13 +45,18 @@ def run_command(name: str, schema: type, task: Callable[[Any], int]) -> None:
             print(f"sagetune {name}: {explain(error)}\n{suggest(error, schema)}".strip(), file=sys.stderr)
             codes.append(USAGE_ERROR)
             return
-        codes.append(task(config))
+        code = task(config)
+        codes.append(code)
+        if code in STOPPED:
+            sys.exit(code)  # a sweep stops, too
 
     try:
         compose()
     except SystemExit as stop:
-        if stop.code in (None, 0):
+        if stop.code in (None, 0) or stop.code in STOPPED:
             raise
+        if not isinstance(stop.__context__, HydraException | OmegaConfBaseException):
+            sys.exit(1)  # a fault of ours: its traceback is on standard error
         hint = suggest(stop.__context__, schema)
         if hint:
             print(hint, file=sys.stderr)

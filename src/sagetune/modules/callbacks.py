@@ -104,6 +104,7 @@ class Checkpoints(Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
         self._interrupts.deferred = False
+        self._interrupts.raise_if_waiting()  # one that came after the last batch
 
 
 class ProgressBar(Callback):

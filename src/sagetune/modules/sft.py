@@ -126,6 +126,7 @@ class SFTModule(lightning.LightningModule):
             "gradients": {name: p.grad for name, p in trained.items() if p.grad is not None and self.window.samples},
             "tokens_seen": self.tokens_seen,
             "supervised_seen": self.supervised_seen,
+            "threads": torch.get_num_threads(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -136,6 +137,7 @@ class SFTModule(lightning.LightningModule):
         if self._restored is None:
             return
         restored, self._restored = self._restored, None
+        torch.set_num_threads(restored["threads"])  # another number sums in another order, and the last bits differ
         vars(self.window).update(restored["window"])
         self.tokens_seen, self.supervised_seen = restored["tokens_seen"], restored["supervised_seen"]
         for name, parameter in self.trained_parameters().items():
