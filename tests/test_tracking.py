@@ -14,7 +14,7 @@ import pytest
 import wandb
 
 from sagetune.config import AgentSFTConfig, RunConfig, WandbConfig
-from sagetune.tracking import Tracker, drop_rows_after, reachable
+from sagetune.tracking import Tracker, drop_rows_after, reachable, run_id
 from wandb_offline import read_offline_run
 
 
@@ -82,7 +82,7 @@ def test_the_offline_run_holds_curves_table_config_and_summary(tmp_path: Path) -
     tracker.summary({"after": {"exact_match": {"value": 0.5, "n": 40}}})
     tracker.finish(3)
     run = read_offline_run(run_dir)
-    assert run.id == "dora-s7"
+    assert run.id.startswith("dora-s7-")
     assert [(row["step"], row["train/loss"]) for row in run.history[:3]] == [(1, 1), (2, 1 / 2), (3, 1 / 3)]
     assert run.step_metrics["*"] == "step"
     assert run.tables["before_after"]["columns"] == ["figure", "before"]
@@ -102,7 +102,7 @@ def test_two_runs_in_one_process_stay_apart(tmp_path: Path) -> None:
         assert "WANDB_DATA_DIR" not in os.environ
     for name in ("one", "two"):
         run = read_offline_run(tmp_path / name)
-        assert (run.id, run.tables["t"]["data"]) == (name, [[name]])
+        assert (run.id.rpartition("-")[0], run.tables["t"]["data"]) == (name, [[name]])
         assert (tmp_path / name / "wandb" / "data").is_dir()
 
 
@@ -170,3 +170,8 @@ def test_reachable_asks_the_proxy_where_there_is_one(monkeypatch: pytest.MonkeyP
 def closed_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
+
+
+def test_a_run_keeps_its_id_and_a_namesake_elsewhere_has_another(tmp_path: Path) -> None:
+    assert run_id(tmp_path / "a" / "demo") == run_id(tmp_path / "a" / "demo")
+    assert run_id(tmp_path / "a" / "demo") != run_id(tmp_path / "b" / "demo")

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -182,7 +183,7 @@ def _init(run_dir: Path, config: RunConfig, mode: Literal["online", "offline"]) 
     run = wandb.init(
         mode=mode,
         dir=str(run_dir),
-        id=re.sub(r"[^\w-]", "-", run_dir.absolute().name)[-64:],  # the same run again when it is resumed
+        id=run_id(run_dir),
         resume="allow" if mode == "online" else None,
         name=run_dir.absolute().name,
         project=config.wandb.project,
@@ -195,6 +196,12 @@ def _init(run_dir: Path, config: RunConfig, mode: Literal["online", "offline"]) 
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     return run
+
+
+def run_id(run_dir: Path) -> str:
+    """W&B's id of a run folder: the same when it is resumed, another for a folder of the same name elsewhere."""
+    place = run_dir.absolute()
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '-', place.name)[-48:]}-{sha256(str(place).encode()).hexdigest()[:8]}"
 
 
 def _sync_advice(run_dir: Path) -> str:
