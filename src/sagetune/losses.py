@@ -96,11 +96,13 @@ class SupervisedCrossEntropy(torch.autograd.Function):
         for start in range(0, max(len(targets), 1), CHUNK):
             part = logits[start : start + CHUNK].to(torch.float32, copy=True)  # changed in place below
             wanted = targets[start : start + CHUNK, None]
-            correct.append(part.argmax(-1) == wanted[:, 0])
-            normaliser = part.logsumexp(-1, keepdim=True)
-            nll.append((normaliser - part.gather(1, wanted))[:, 0])
+            largest, likeliest = part.max(-1, keepdim=True)
+            right = part.gather(1, wanted)
+            correct.append((likeliest == wanted)[:, 0])
+            total = part.sub_(largest).exp_().sum(-1, keepdim=True)
+            nll.append((total.log() + largest - right)[:, 0])
             if gradient is not None:
-                part.sub_(normaliser).exp_().scatter_add_(1, wanted, -torch.ones_like(normaliser))
+                part.div_(total).scatter_add_(1, wanted, -torch.ones_like(total))
                 gradient[start : start + CHUNK] = part
         ctx.save_for_backward(gradient)
         found = torch.cat(correct)
