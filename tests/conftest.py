@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command sets it; read when torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command sets it; read when torch is imported
 
 import pytest
 import torch
