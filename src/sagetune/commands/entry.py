@@ -33,7 +33,7 @@ def run_command(name: str, schema: type, task: Callable[[Any], int]) -> None:
     with exit code 2. A sweep goes on after a failed job and exits with the first failure's code.
     """
     # Threads that spin while they wait starve whatever else runs: beside a second busy process steps of 2 s took 40 s,
-    # with a short spin 4 s. Threads that never spin cost a lone process over a quarter of its speed, a short spin a tenth.
+    # with a short spin 4 s. Never spinning costs a lone process over a quarter of its speed, a short spin a tenth.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     ConfigStore.instance().store(name="run_config" if name == "train" else f"{name}_config", node=schema)
     codes: list[int] = []
