@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -68,6 +69,12 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: fl
     return out.transpose(1, 2)
 
 
+@lru_cache(maxsize=64)
+def _future(length: int, groups: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(G n, n): minus infinity where a stacked query would see a later token, else 0. All layers share it."""
+    return torch.full((length, length), float("-inf"), dtype=dtype, device=device).triu_(1).repeat(groups, 1)
+
+
 class DenseCausal(torch.autograd.Function):
     """Causal attention of one segment as six grouped matrix products, the weights kept for the backward pass.
 
@@ -79,10 +86,10 @@ class DenseCausal(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         heads, length, size = query.shape
         stacked = query.reshape(key.shape[0], -1, size)  # (K, G n, D)
-        scores = torch.bmm(stacked, key.transpose(1, 2)).float().mul_(scale)  # (K, G n, n)
-        future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu_(1)
-        scores.view(-1, length, length).masked_fill_(future, float("-inf"))
-        weights = scores.softmax(-1).to(query.dtype)
+        future = _future(length, heads // key.shape[0], query.dtype, query.device)
+        # Mask and scale inside the product, and a softmax that sums in float32 whatever its type: two passes over the
+        # (n, n) weights of every head, where each further one would cost as much as the product.
+        weights = torch.baddbmm(future, stacked, key.transpose(1, 2), alpha=scale).softmax(-1)  # (K, G n, n)
         out = torch.bmm(weights, value)
         ctx.save_for_backward(stacked, key, value, weights, out)
         ctx.scale = scale
@@ -94,11 +101,10 @@ class DenseCausal(torch.autograd.Function):
         length, heads, _ = grads[0].shape
         grad = grads[0].transpose(0, 1).reshape(out.shape)
         grad_value = torch.bmm(weights.transpose(1, 2), grad)
-        towards = torch.bmm(grad, value.transpose(1, 2)).float()
-        towards.sub_((grad.float() * out.float()).sum(-1, keepdim=True)).mul_(weights).mul_(ctx.scale)
-        grad_scores = towards.to(stacked.dtype)
-        grad_query = torch.bmm(grad_scores, key).view(heads, length, -1)
-        grad_key = torch.bmm(grad_scores.transpose(1, 2), stacked)
+        inner = (grad.float() * out.float()).sum(-1, keepdim=True).neg_().to(grad.dtype)
+        grad_scores = torch.baddbmm(inner, grad, value.transpose(1, 2)).mul_(weights)
+        grad_query = torch.bmm(grad_scores, key).mul_(ctx.scale).view(heads, length, -1)
+        grad_key = torch.bmm(grad_scores.transpose(1, 2), stacked).mul_(ctx.scale)
         return grad_query, grad_key, grad_value, None
 
 
