@@ -34,7 +34,11 @@ def answer_without_torch(*arguments: str) -> tuple[int, str]:
 def test_help_lists_groups_options_and_fields() -> None:
     code, text = answer_without_torch("train", "--help")
     assert code == 0
-    for shown in ("method: baseline, dora, lora_plus", "model: hf, smollm2_135m, tiny", "lora_plus_lr_ratio: 16.0"):
+    for shown in (
+        "method: baseline, coreset_diversity, coreset_hybrid, coreset_loss, dora, lora_plus",
+        "model: hf, smollm2_135m, tiny",
+        "lora_plus_lr_ratio: 16.0",
+    ):
         assert shown in text
 
 
@@ -122,3 +126,37 @@ def test_a_failed_run_says_why_in_its_folder(tmp_path: Path) -> None:
     assert f"{data}:1" in done.stderr
     assert "asistant" in done.stderr
     assert '"failed"' in (tmp_path / "r" / "result.json").read_text()
+
+
+def test_select_writes_the_chosen_samples_without_training(tmp_path: Path) -> None:
+    target = tmp_path / "chosen.jsonl"
+    overrides = ("model=tiny", "budget.train_samples=30", "coreset=hybrid", "coreset.cache=false")
+    done = sagetune("select", *overrides, "sft.coreset_target_size=7", f"output={target}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    chosen = [json.loads(line) for line in target.read_text().splitlines()]
+    entry = json.loads((tmp_path / "chosen.jsonl.json").read_text())
+    assert [sample["id"] for sample in chosen] == entry["ids"]
+    assert len(chosen) == 7
+    assert "coverage" in done.stdout
+    trained = sagetune(
+        *("train", "model=tiny", "budget=smoke", "data=file", f"sft.train_data={target}", "budget.train_samples=null"),
+        f"sft.output_dir={tmp_path}",
+    )
+    assert trained.returncode == 0, trained.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("coreset=best", ["best", "facility_location"]),
+        ("coreset.scope=batch", ["coreset.scope must be pool"]),
+        ("output=chosen.csv", ["output must be a path that ends in .jsonl"]),
+        ("sft.coreset_target_size=0", ["sft.coreset_target_size must be null or at least 1"]),
+        ("coreset.prune_top=1", ["coreset.prune_top must be in [0, 1)"]),
+    ],
+)
+def test_a_mistake_of_select_is_named(override: str, expected: list[str]) -> None:
+    code, text = answer_without_torch("select", override)
+    assert code == 2, text
+    for part in expected:
+        assert part in text

@@ -89,8 +89,8 @@ def test_groups_check_their_values() -> None:
 
 
 def test_what_this_version_cannot_train_with_is_refused_not_ignored() -> None:
-    sft = AgentSFTConfig(base_model="m", train_data="d", use_coreset_selection=True)
-    with pytest.raises(ValueError, match=r"sft\.use_coreset_selection must be false"):
+    sft = AgentSFTConfig(base_model="m", train_data="d", use_online_continual=True)
+    with pytest.raises(ValueError, match=r"sft\.use_online_continual must be false"):
         RunConfig(sft=sft)
 
 

@@ -11,9 +11,33 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "sagetune"
 ORDER = [
-    *("config", "sample", "formats", "world", "sources", "chat_template", "chat", "inspection", "batching"),
-    *("attention", "embedded", "models", "lora_linear", "adapters", "losses", "generation", "evaluation"),
-    *("interrupts", "modules", "runfolder", "report", "tracking", "trainer", "run", "commands", "__main__"),
+    *(
+        "processor",
+        "config",
+        "sample",
+        "formats",
+        "world",
+        "sources",
+        "chat_template",
+        "chat",
+        "inspection",
+        "batching",
+    ),
+    *("attention", "embedded", "models", "lora_linear", "adapters", "losses", "selection", "generation", "evaluation"),
+    *(
+        "interrupts",
+        "modules",
+        "progress",
+        "runfolder",
+        "plots",
+        "report",
+        "tracking",
+        "training_set",
+        "trainer",
+        "run",
+        "commands",
+        "__main__",
+    ),
 ]
 LIGHT = ("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.sources", "sagetune.world")
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sagetune.selection.summary import SelectionFile
+
 COMMAND = [
     *(sys.executable, "-m", "sagetune", "train", "model=tiny", "data=tool_selection", "evaluation.data=null"),
     *("sft.eval_data=null", "adapter.dropout=0.1", "sft.use_dora=true", "sft.batch_size=2"),
@@ -86,6 +88,33 @@ def test_five_kills_at_random_moments_change_no_bit(undisturbed: Path, tmp_path:
         process = resume(folder)
     finish(process)
     assert_same_training(folder, undisturbed)
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        ("method=coreset_hybrid", "coreset.refresh_epochs=2", "sft.coreset_target_size=20", "coreset.cache=false"),
+        ("method=coreset_loss", "coreset.scope=batch", "coreset.candidates=2"),
+    ],
+    ids=["pool", "batch"],
+)
+def test_a_killed_run_that_selects_goes_on_with_the_same_samples(selection: tuple[str, ...], tmp_path: Path) -> None:
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    finish(start(alone, *selection))
+    process = start(killed, *selection)
+    for moment in (3, 11):
+        send_when(process, killed, moment, signal.SIGKILL)
+        process = resume(killed)
+    finish(process)
+    assert (killed / "adapter/adapter_model.safetensors").read_bytes() == (
+        alone / "adapter/adapter_model.safetensors"
+    ).read_bytes()
+    chosen = [
+        [(entry["epoch"], entry["ids"], entry["scores"]) for entry in SelectionFile(one / "selection.json").entries()]
+        for one in (killed, alone)
+    ]
+    assert chosen[0] == chosen[1]
+    assert len(chosen[0]) > 1
 
 
 @pytest.mark.parametrize(("what", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -7,7 +7,7 @@ Letters: B rows, T tokens of the longest row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
@@ -85,7 +85,7 @@ class BatchLoader:
     """Iterates over the micro-batches of an epoch; its state is two numbers, so a run resumes at any batch.
 
     rank and world_size share each step's micro-batches among processes. Every iteration that runs to its end goes on
-    to the next epoch's order.
+    to the next epoch's order. Without `choose` every sample is served.
     """
 
     def __init__(
@@ -103,6 +103,10 @@ class BatchLoader:
         if len(samples) < world_size:
             raise ValueError(f"{len(samples)} training samples cannot be shared among {world_size} processes")
         self.samples = samples
+        self.chosen = list(range(len(samples)))
+        """The samples that are served, in their order."""
+        self.before_epoch: Callable[[int], None] | None = None
+        """Called with the number of an epoch before its first batch is made, also in a resumed run; may `choose`."""
         self.pad_token_id = pad_token_id
         self._lengths = [len(sample.input_ids) for sample in samples]
         self._batch_size = batch_size
@@ -114,6 +118,10 @@ class BatchLoader:
         self._epoch = 0
         self._position = 0
 
+    def choose(self, indices: Sequence[int]) -> None:
+        """Serve these samples alone, from the next epoch on."""
+        self.chosen = sorted(indices)
+
     def __len__(self) -> int:
         """Micro-batches a process in one epoch."""
         return sum(len(micro) for micro in self._micro_batches(0))
@@ -123,7 +131,14 @@ class BatchLoader:
         """Optimiser steps in one epoch."""
         return len(self._micro_batches(0))
 
+    @property
+    def epoch_of_last_batch(self) -> int:
+        """The epoch, from 0, of the batch that was given away last."""
+        return self._epoch if self._position else self._epoch - 1
+
     def __iter__(self) -> Iterator[Batch]:
+        if self._position == 0 and self.before_epoch is not None:
+            self.before_epoch(self._epoch)
         batches = [indices for step in self._micro_batches(self._epoch) for indices in step]
         while self._position < len(batches):
             indices = batches[self._position]
@@ -135,17 +150,19 @@ class BatchLoader:
                 return
             yield collate(self.samples, indices, self.pad_token_id)
 
-    def state_dict(self) -> dict[str, int]:
-        """The epoch and the number of its micro-batches that were given away."""
-        return {"epoch": self._epoch, "position": self._position}
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch, the number of its micro-batches that were given away, and the samples that are served."""
+        return {"epoch": self._epoch, "position": self._position, "chosen": self.chosen}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self._epoch, self._position = state["epoch"], state["position"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._epoch, self._position, self.chosen = state["epoch"], state["position"], state["chosen"]
 
     def _micro_batches(self, epoch: int) -> list[list[list[int]]]:
         """For each step of the epoch, this process's micro-batches."""
         per_step = self._batch_size * self._accumulate * self._world_size
-        steps = epoch_steps(self._lengths, per_step, self._bucket_steps, self._seed, epoch)
+        lengths = [self._lengths[index] for index in self.chosen]
+        places = epoch_steps(lengths, per_step, self._bucket_steps, self._seed, epoch)
+        steps = [[self.chosen[place] for place in step] for step in places]
         if len(steps) > 1 and len(steps[-1]) < self._world_size:  # a rank would get nothing: join the step before
             remainder = steps.pop()
             steps[-1] = sorted(steps[-1] + remainder, key=lambda index: -self._lengths[index])

@@ -34,8 +34,29 @@ class TokenLosses:
     """Weight of each token in the loss, float32 (N,)."""
 
 
+@dataclass(frozen=True, slots=True)
+class SupervisedLogits:
+    """Logits of the N supervised tokens of a batch, in row-major order."""
+
+    logits: Tensor
+    """(N, V), in the model's dtype."""
+    targets: Tensor
+    """int64 (N,)."""
+    rows: Tensor
+    """The batch row of each token, int64 (N,)."""
+    weights: Tensor
+    """Weight of each token in the loss, float32 (N,)."""
+
+
 def token_losses(model: PreTrainedModel, batch: Mapping[str, Any]) -> TokenLosses:
-    """Run `model` on a padded batch (either side) and return each supervised token's loss.
+    """Run `model` on a padded batch and return each supervised token's loss; arguments as in `supervised_logits`."""
+    found = supervised_logits(model, batch)
+    nll, correct = SupervisedCrossEntropy.apply(found.logits, found.targets)
+    return TokenLosses(nll, correct, found.rows, found.weights)
+
+
+def supervised_logits(model: PreTrainedModel, batch: Mapping[str, Any]) -> SupervisedLogits:
+    """Run `model` on a padded batch (either side) and return the logits that predict supervised tokens.
 
     batch: input_ids, attention_mask, labels int64 (B, T), and loss_weights float32 (B, T) where tokens weigh unequally.
     A model with segment attention gets the batch as one row without its padding.
@@ -49,8 +70,7 @@ def token_losses(model: PreTrainedModel, batch: Mapping[str, Any]) -> TokenLosse
         logits = _logits_of_row(model, batch, rows, positions)
     else:
         logits = _logits_of_padded(model, batch, rows, positions)
-    nll, correct = SupervisedCrossEntropy.apply(logits, targets)
-    return TokenLosses(nll, correct, rows, weights)
+    return SupervisedLogits(logits, targets, rows, weights)
 
 
 def _logits_of_row(model: PreTrainedModel, batch: Mapping[str, Any], rows: Tensor, positions: Tensor) -> Tensor:

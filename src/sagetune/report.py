@@ -10,7 +10,6 @@ import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
 from importlib.resources import files
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from sagetune.plots import CURVES, draw_curve, draw_selection
 from sagetune.runfolder import RunFolder
 
 DISTRIBUTIONS = (
@@ -37,19 +37,6 @@ FIGURES = (
     ("actions", "parse_failure_rate", "action: unreadable", "lower", "share"),
 )
 
-INK = "#0a0b0c"
-SERIES_COLORS = ("#0a0b1c", "#0a0b2c")
-THEMED = {INK: "currentColor", SERIES_COLORS[0]: "var(--series-1)", SERIES_COLORS[1]: "var(--series-2)"}
-"""Colours that only mark a place in the SVG: the page puts its own there, light or dark."""
-MARKED_POINTS = 30
-CURVES = (
-    # title, metrics
-    ("loss (nats a supervised token)", ("train/loss", "eval/loss")),
-    ("token accuracy", ("train/accuracy", "eval/accuracy")),
-    ("learning rate", ("train/lr",)),
-    ("gradient norm", ("train/grad_norm",)),
-    ("tokens a second", ("train/tokens_per_second",)),
-)
 SHOWN_SAMPLES = 12
 SAMPLE_KINDS = {
     (False, True): "learnt",
@@ -169,6 +156,7 @@ def write_html(run_dir: Path) -> Path:
     folder = RunFolder(run_dir)
     result = json.loads(folder.result.read_text(encoding="utf-8"))
     metrics, samples = _read_rows(folder.metrics), _read_rows(folder.samples)
+    selections = json.loads(folder.selection.read_text())["selections"] if folder.selection.is_file() else []
     rows = before_after_rows(result)
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     page.filters |= {"figure": format_figure, "delta": format_delta, "field": format_field}
@@ -184,44 +172,12 @@ def write_html(run_dir: Path) -> Path:
         tasks=_task_rows(result),
         baselines=baselines_line(result.get("baselines") or {}),
         curves=[svg for svg in (draw_curve(metrics, *curve) for curve in CURVES) if svg],
+        selections=[{**entry, "plots": draw_selection(entry)} for entry in selections],
         samples=pick_samples(samples, SHOWN_SAMPLES),
         num_samples=len(samples),
     )
     write_text(folder.report, text)
     return folder.report
-
-
-def draw_curve(metrics: list[dict[str, Any]], title: str, names: tuple[str, ...]) -> str:
-    """An SVG of the metrics `names` over the optimiser step; "" if no row has any of them.
-
-    It takes its colours from the page (currentColor and the CSS variables --series-1, --series-2).
-    """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    series = {name: [(row["step"], row[name]) for row in metrics if row.get(name) is not None] for name in names}
-    if not any(series.values()):
-        return ""
-    # svg.hashsalt makes the ids, and Date None the header, a function of the data alone.
-    style = {"svg.hashsalt": "sagetune", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}
-    with rc_context(style):
-        figure = Figure(figsize=(4.6, 2.6), layout="constrained")
-        axes = figure.subplots()
-        for (name, points), color in zip(series.items(), SERIES_COLORS, strict=False):
-            marker = "o" if len(points) < MARKED_POINTS else None
-            axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=3, linewidth=1.3, label=name)
-        axes.set_title(title, loc="left", fontsize=10, color=INK)
-        axes.set_xlabel("optimiser step", color=INK)
-        axes.tick_params(colors=INK)
-        axes.grid(alpha=0.2, color=INK, linewidth=0.6)
-        for side in ("top", "right", "left", "bottom"):
-            axes.spines[side].set_visible(side in ("left", "bottom"))
-            axes.spines[side].set_color(INK)
-        if len(names) > 1:
-            axes.legend(frameon=False, labelcolor=INK)
-        drawn = StringIO()
-        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
-    return _themed(drawn.getvalue())
 
 
 def pick_samples(samples: list[dict[str, Any]], num: int) -> list[dict[str, Any]]:
@@ -284,12 +240,6 @@ def _task_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {"task": task, "before": before[task]["exact_match"], "after": after[task]["exact_match"]} for task in after
     ]
-
-
-def _themed(svg: str) -> str:
-    for color, variable in THEMED.items():
-        svg = svg.replace(color, variable)
-    return svg[svg.index("<svg") :]
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

@@ -128,6 +128,7 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
     """The content of result.json; generated texts are in samples.jsonl."""
     figures = {when: _without_items(measured) for when, measured in (("before", before), ("after", after))}
     spent = {f"{when}_{what}": s for when in figures for what, s in figures[when].pop("seconds").items()}
+    selecting = {"select": training["selection"]["seconds"]} if training["selection"] else {}
     return {
         "status": "done",
         "reason": None,
@@ -138,7 +139,8 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
         "peak_memory_mb": peak_memory_mb(),
         **figures,
         "baselines": baselines(run),
-        "costs": {"train": training["seconds"], **spent},
+        "costs": {"train": training["seconds"], **selecting, **spent},
+        "selection": training["selection"],
         "data": training["data"] | after["data"],
         "paths": {"run": str(folder.path), "model": str(folder.model), "report": str(folder.report)},
     }

@@ -28,6 +28,8 @@ class RunFolder:
         """The TrainingResult: there once training has ended and `model` is whole."""
         self.before = path / "before.json"
         self.after = path / "after.json"
+        self.selection = path / "selection.json"
+        """What was selected for which epoch, and how it differs from the pool."""
         self.samples = path / "samples.jsonl"
         """Generated actions before and after, beside the gold ones."""
         self.result = path / "result.json"
@@ -39,7 +41,7 @@ class RunFolder:
 
         Raises ValueError if the folder holds a run already: nothing that a user has is overwritten.
         """
-        name = run.run_name or f"{run.method.id}-s{run.seed}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+        name = run.run_name or f"{run.method.label}-s{run.seed}-{datetime.now():%Y%m%d-%H%M%S-%f}"
         folder = cls(run.sft.output_dir / name)
         folder.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -29,6 +29,7 @@ from sagetune.report import environment, write_json
 from sagetune.runfolder import RunFolder
 from sagetune.sample import Sample, check_sample
 from sagetune.tracking import Tracker
+from sagetune.training_set import Selections, TrainingPool, select_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class TrainingResult:
     """The trained adapter in PEFT's format, or the whole model where sft.use_lora is false."""
     data: dict[str, Any]
     """What became of the samples, by use: read, used, skipped, truncated, dropped."""
+    selection: dict[str, float]
+    """What selecting samples cost over all epochs: seconds, forward_tokens, reused_tokens; empty without selection."""
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -67,7 +70,8 @@ class AgentSFTTrainer:
     def __init__(self, config: AgentSFTConfig | RunConfig, *, console: Console | None = None) -> None:
         self.run = config if isinstance(config, RunConfig) else RunConfig(sft=config)
         sft = self.run.sft
-        sources.check_references({"sft.train_data": sft.train_data, "sft.eval_data": sft.eval_data})
+        data = {"sft.train_data": sft.train_data, "sft.eval_data": sft.eval_data}
+        sources.check_references(data | {"coreset.dev_data": self.run.coreset.dev_data})
         if self.run.trainer.accelerator == "gpu" and not torch.cuda.is_available():
             raise ValueError("trainer.accelerator must be auto or cpu: torch finds no CUDA device here, got 'gpu'")
         self.console = console or Console(stderr=True)
@@ -108,24 +112,38 @@ class AgentSFTTrainer:
         if not folder.environment.is_file():
             write_json(folder.environment, environment())
         lightning.seed_everything(self.run.seed, verbose=False)
-        samples = self.load(sft.train_data, self.run.budget.train_samples, use="train")
+        pool = self.pool()
+        samples = pool.encoded
+        selections = self._selections(pool, folder, tracker) if sft.use_coreset_selection else None
         validation = self.load(sft.eval_data, self.run.budget.eval_samples, use="eval") if sft.eval_data else []
         loader = self._loader(samples)
+        if selections is not None and self.run.coreset.scope == "pool":
+            loader.choose(selections.chosen(self.model.to(self.device), epoch=0, step=0))
         steps = min(loader.steps_per_epoch * sft.num_epochs, self.run.budget.max_steps or 2**62)
         self._model = None  # the untouched one goes before its successor is loaded
         self._model = self._trainable_model()
-        module = SFTModule(self._model, self.run, total_steps=steps, sample_ids=[s.sample_id for s in samples])
+        module = SFTModule(
+            self._model,
+            self.run,
+            total_steps=steps,
+            sample_ids=[s.sample_id for s in samples],
+            chooser=selections.chooser() if selections is not None else None,
+        )
         log = StepLog(tracker, eval_every=self.run.trainer.eval_every_n_steps, evaluate=self._validator(validation))
         callbacks = [
             log,
             ProgressBar(self.console, log),
             Checkpoints(folder.checkpoint, self.run.trainer.checkpoint_every_n_steps, interrupts),
         ]
+        if selections is not None:
+            selections.follow(loader, module)
         checkpoint = str(folder.checkpoint) if folder.checkpoint.is_file() else None
         trainer = self._lightning_trainer(steps, callbacks, folder)
         trainer.fit(module, train_dataloaders=loader, ckpt_path=checkpoint, weights_only=True)
+        if selections is not None:
+            selections.record_rows(module, loader.epoch_of_last_batch)
         self.save_model(folder.model)
-        result = self._result(module, folder)
+        result = self._result(module, folder, selections.costs() if selections is not None else {})
         write_json(folder.training, result.to_dict())
         return result
 
@@ -161,13 +179,28 @@ class AgentSFTTrainer:
 
     def load(self, reference: str, limit: int | None, *, use: str) -> list[Encoded]:
         """Read, tokenise and count the samples of a reference. Raises ValueError if none can be used."""
-        loaded = self.read(reference, limit)
+        return self._encoded(reference, self.read(reference, limit), limit, use=use)
+
+    def _encoded(self, reference: str, loaded: sources.Loaded, limit: int | None, *, use: str) -> list[Encoded]:
         encoded = self._encode(loaded.samples, use=use)
         self.data_counts[use] |= {"reference": reference, "skipped": len(loaded.skipped)}
         if limit is not None and len(loaded.samples) + len(loaded.skipped) == limit and ":" not in reference:
             advice = f"budget.{use}_samples={limit} takes the first records; null takes all"
             self.console.print(f"{reference}: {advice}", markup=False, soft_wrap=True)
         return encoded
+
+    def pool(self) -> TrainingPool:
+        """The training samples that fit, as conversations and as tokens."""
+        samples = self.read(self.run.sft.train_data, self.run.budget.train_samples)
+        encoded = self._encoded(self.run.sft.train_data, samples, self.run.budget.train_samples, use="train")
+        by_id = {sample["id"]: sample for sample in samples.samples}
+        return TrainingPool([by_id[sample.sample_id] for sample in encoded], encoded)
+
+    def select(self) -> tuple[TrainingPool, dict[str, Any]]:
+        """Choose the training samples as `coreset` says, without training: the pool, and what was chosen of it."""
+        pool = self.pool()
+        model = self.model.to(self.device)
+        return pool, select_from(self.run, pool, model, self.console, self._load_dev)
 
     def read(self, reference: str, limit: int | None) -> sources.Loaded:
         """The samples of a reference, at most `limit`."""
@@ -225,14 +258,26 @@ class AgentSFTTrainer:
         return trainable.train()
 
     def _loader(self, samples: Sequence[Encoded]) -> BatchLoader:
+        candidates = self.run.coreset.candidates if self._chooses_rows() else 1.0
         return BatchLoader(
             samples,
-            batch_size=self.run.sft.batch_size,
+            batch_size=round(self.run.sft.batch_size * candidates),
             accumulate=self.run.sft.gradient_accumulation_steps,
             pad_token_id=int(self.tokenizer.pad_token_id),
             seed=self.run.seed,
             bucket_steps=self.run.data.bucket_steps,
         )
+
+    def _selections(self, pool: TrainingPool, folder: RunFolder, tracker: Tracker) -> Selections:
+        return Selections(self.run, pool, folder, tracker, self.console, self._load_dev)
+
+    def _load_dev(self) -> list[Encoded]:
+        reference = self.run.coreset.dev_data or self.run.sft.eval_data
+        assert reference is not None, "checked by the configuration"
+        return self.load(reference, self.run.coreset.dev_samples, use="dev")
+
+    def _chooses_rows(self) -> bool:
+        return self.run.sft.use_coreset_selection and self.run.coreset.scope == "batch"
 
     def _lightning_trainer(self, steps: int, callbacks: list[Any], folder: RunFolder) -> lightning.Trainer:
         for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
@@ -253,7 +298,7 @@ class AgentSFTTrainer:
             default_root_dir=folder.path,
         )
 
-    def _result(self, module: SFTModule, folder: RunFolder) -> TrainingResult:
+    def _result(self, module: SFTModule, folder: RunFolder, selection: dict[str, float]) -> TrainingResult:
         rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
         last = [row for row in rows if "train/loss" in row][-1]
         return TrainingResult(
@@ -266,6 +311,7 @@ class AgentSFTTrainer:
             run_dir=str(folder.path),
             model_dir=str(folder.model),
             data=self.data_counts,
+            selection=selection,
         )
 
 

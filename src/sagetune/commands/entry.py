@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sagetune.config import CONF_DIR
+from sagetune.processor import prepare_process
 
 USAGE_ERROR = 2
 STOPPED = (130, 143)
@@ -32,9 +32,7 @@ def run_command(name: str, schema: type, task: Callable[[Any], int]) -> None:
     A configuration that does not compose or does not pass its checks is told on standard error, without a traceback,
     with exit code 2. A sweep goes on after a failed job and exits with the first failure's code.
     """
-    # Threads that spin while they wait starve whatever else runs: beside a second busy process steps of 2 s took 40 s,
-    # with a short spin 4 s. Never spinning costs a lone process over a quarter of its speed, a short spin a tenth.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    prepare_process()
     ConfigStore.instance().store(name="run_config" if name == "train" else f"{name}_config", node=schema)
     codes: list[int] = []
 

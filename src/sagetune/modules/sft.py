@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from typing import Any
 
 import lightning
@@ -18,6 +19,7 @@ from sagetune.adapters import parameter_groups
 from sagetune.batching import Batch
 from sagetune.config import RunConfig
 from sagetune.losses import TokenLosses, token_losses
+from sagetune.selection.rows import RowChooser, scores_rows
 
 
 class NonFiniteError(RuntimeError):
@@ -49,6 +51,19 @@ class StepWindow:
         self.samples += batch["sample_index"].tolist()
 
 
+class ChosenRows:
+    """The rows that coreset.scope=batch has chosen in the open epoch, on this process."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.samples: list[int] = []
+        self.scores: list[float] = []
+        self.forward_tokens = 0
+        self.seconds = 0.0
+
+
 class SFTModule(lightning.LightningModule):
     """A causal language model under supervised fine-tuning.
 
@@ -57,12 +72,22 @@ class SFTModule(lightning.LightningModule):
     when their counts differ; so `training_step` returns the sum and the division happens once, before the optimiser.
     """
 
-    def __init__(self, model: nn.Module, run: RunConfig, *, total_steps: int, sample_ids: list[str]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        run: RunConfig,
+        *,
+        total_steps: int,
+        sample_ids: list[str],
+        chooser: RowChooser | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.run_config = run
         self.total_steps = total_steps
         self.sample_ids = sample_ids
+        self.chooser = chooser
+        self.chosen = ChosenRows()
         self.window = StepWindow()
         self.last_step: dict[str, float] = {}
         """Figures of the last finished optimiser step, over all processes."""
@@ -72,6 +97,7 @@ class SFTModule(lightning.LightningModule):
         self._restored: dict[str, Any] | None = None
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        batch = self._choose(self.chooser, batch) if self.chooser is not None else batch
         losses = token_losses(self.model, batch)
         each = losses.nll * losses.weights
         total = each.sum()
@@ -79,6 +105,17 @@ class SFTModule(lightning.LightningModule):
             self._refuse("loss", batch["sample_index"][losses.rows[~torch.isfinite(each)].unique()].tolist())
         self.window.add(total.detach(), losses, batch)
         return total * self.trainer.accumulate_grad_batches  # Lightning divides by it
+
+    def _choose(self, chooser: RowChooser, batch: Batch) -> Batch:
+        """The rows of a candidate batch that are trained on; what was chosen is kept for the epoch's record."""
+        started = time.perf_counter()
+        kept, picks = chooser(self.model, batch)
+        if scores_rows(chooser.strategy, chooser.options) and len(picks.indices) < len(batch["labels"]):
+            self.chosen.forward_tokens += int(batch["attention_mask"].sum())
+        self.chosen.seconds += time.perf_counter() - started
+        self.chosen.samples += batch["sample_index"].cpu()[torch.from_numpy(picks.indices)].tolist()
+        self.chosen.scores += picks.scores.tolist()
+        return kept
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn the summed gradients into the step's mean, check them, clip them."""
@@ -124,6 +161,7 @@ class SFTModule(lightning.LightningModule):
             "random": random_states(),
             "window": vars(self.window),
             "gradients": {name: p.grad for name, p in trained.items() if p.grad is not None and self.window.samples},
+            "chosen": vars(self.chosen),
             "tokens_seen": self.tokens_seen,
             "supervised_seen": self.supervised_seen,
             "threads": torch.get_num_threads(),
@@ -131,6 +169,7 @@ class SFTModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint["sagetune"]
+        vars(self.chosen).update(checkpoint["sagetune"]["chosen"])
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         """Restore as late as this: anything between loading and the first batch may draw random numbers."""

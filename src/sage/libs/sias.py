@@ -1,0 +1,7 @@
+"""The public reference's import path; names only."""
+
+from __future__ import annotations
+
+from sagetune.selection import CoresetSelector
+
+__all__ = ["CoresetSelector"]

@@ -1,0 +1,112 @@
+"""What a run is: every field, every default and every check. No torch here, so that a mistake is told at once.
+
+:class:`AgentSFTConfig` is the public reference's class to the letter. What goes beyond it lives in small typed groups,
+and :class:`RunConfig` holds them all; Hydra reads the same dataclasses as its schema, so a default stands only here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sagetune.config.checks import Problems
+from sagetune.config.coreset import BATCH_STRATEGIES, CORESET_STRATEGIES, TARGETED_STRATEGIES, CoresetConfig
+from sagetune.config.sft import AgentSFTConfig
+from sagetune.config.stages import (
+    WANDB_MODES,
+    AdapterConfig,
+    BudgetConfig,
+    DataConfig,
+    EvaluationConfig,
+    MethodInfo,
+    ModelConfig,
+    OptimConfig,
+    TrainerConfig,
+    WandbConfig,
+)
+
+__all__ = [
+    "CONF_DIR",
+    "CORESET_STRATEGIES",
+    "WANDB_MODES",
+    "AdapterConfig",
+    "AgentSFTConfig",
+    "BudgetConfig",
+    "CoresetConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "MethodInfo",
+    "ModelConfig",
+    "OptimConfig",
+    "Problems",
+    "RunConfig",
+    "TrainerConfig",
+    "WandbConfig",
+]
+
+CONF_DIR = next(
+    folder
+    for folder in (Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf")  # in the wheel, in a clone
+    if folder.is_dir()
+)
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """One run: the reference's fields in `sft`, everything else in its group."""
+
+    sft: AgentSFTConfig
+    method: MethodInfo = field(default_factory=MethodInfo)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    coreset: CoresetConfig = field(default_factory=CoresetConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    seed: int = 0
+    """Of adapter initialisation, batch order and dropout."""
+    run_name: str | None = None
+    """Folder of the run inside sft.output_dir; None = method, seed and time."""
+    resume: str | None = None
+    """Run folder to go on with; its own config.yaml then is the configuration."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what the fields allow each alone, but this version cannot do."""
+        problems = Problems()
+        replays = self.sft.use_online_continual
+        problems.check(
+            not replays, "sft.use_online_continual", replays, "false: this version does not train with it yet"
+        )
+        if self.sft.use_coreset_selection:
+            check_selection(self.sft, self.coreset, problems)
+        fits = self.sft.use_lora or self.model.dtype != "bfloat16"
+        full = "auto or float32 while sft.use_lora is false: bfloat16 weights lose small updates"
+        problems.check(fits, "model.dtype", self.model.dtype, full)
+        problems.check(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")
+        problems.report()
+
+
+def check_selection(sft: AgentSFTConfig, coreset: CoresetConfig, problems: Problems) -> None:
+    """Note what a run that selects cannot do."""
+    strategy = sft.coreset_strategy
+    if coreset.scope == "batch":
+        allowed = f"one of {', '.join(BATCH_STRATEGIES)} while coreset.scope is batch"
+        problems.check(strategy in BATCH_STRATEGIES, "sft.coreset_strategy", strategy, allowed)
+        every = coreset.refresh_epochs
+        problems.check(every is None, "coreset.refresh_epochs", every, "null while coreset.scope is batch")
+        size = sft.coreset_target_size
+        rows = "null while coreset.scope is batch: sft.batch_size rows of each candidate batch are trained on"
+        problems.check(size is None, "sft.coreset_target_size", size, rows)
+    if strategy in TARGETED_STRATEGIES:
+        target = coreset.dev_data or sft.eval_data
+        problems.check(bool(target), "coreset.dev_data", coreset.dev_data, f"data that {strategy} selects for")
+    if strategy in ("less", "s2l"):
+        needs = f"true for {strategy}: it trains an adapter to score with"
+        problems.check(sft.use_lora, "sft.use_lora", sft.use_lora, needs)
+        once = coreset.refresh_epochs
+        problems.check(
+            once is None, "coreset.refresh_epochs", once, f"null for {strategy}: it scores by its own warm-up"
+        )

@@ -1,0 +1,110 @@
+"""SVG plots of a run for report.html. The same data give the same bytes; colours are the page's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK = "#0a0b0c"
+SERIES_COLORS = ("#0a0b1c", "#0a0b2c")
+THEMED = {INK: "currentColor", SERIES_COLORS[0]: "var(--series-1)", SERIES_COLORS[1]: "var(--series-2)"}
+"""Colours that only mark a place in the SVG: the page puts its own there, light or dark."""
+MARKED_POINTS = 30
+CURVES = (
+    # title, metrics
+    ("loss (nats a supervised token)", ("train/loss", "eval/loss")),
+    ("token accuracy", ("train/accuracy", "eval/accuracy")),
+    ("learning rate", ("train/lr",)),
+    ("gradient norm", ("train/grad_norm",)),
+    ("tokens a second", ("train/tokens_per_second",)),
+)
+
+
+def draw_curve(metrics: list[dict[str, Any]], title: str, names: tuple[str, ...]) -> str:
+    """An SVG of the metrics `names` over the optimiser step; "" if no row has any of them.
+
+    It takes its colours from the page (currentColor and the CSS variables --series-1, --series-2).
+    """
+    series = {name: [(row["step"], row[name]) for row in metrics if row.get(name) is not None] for name in names}
+    if not any(series.values()):
+        return ""
+
+    def draw(axes: Axes) -> None:
+        for (name, points), color in zip(series.items(), SERIES_COLORS, strict=False):
+            marker = "o" if len(points) < MARKED_POINTS else None
+            axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=3, linewidth=1.3, label=name)
+        axes.set_xlabel("optimiser step", color=INK)
+        if len(names) > 1:
+            axes.legend(frameon=False, labelcolor=INK)
+
+    return _svg(title, draw)
+
+
+def draw_selection(entry: dict[str, Any]) -> list[str]:
+    """What an entry of selection.json chose, against the pool: map, lengths, losses, tasks; one SVG each."""
+    plots = [_svg("samples on the pool's two main axes (TF-IDF)", lambda axes: _draw_map(axes, entry["map"]))]
+    for name, unit in (("length", "supervised tokens"), ("loss", "nats a supervised token")):
+        if entry[name] and entry[name]["edges"]:
+            plots.append(_svg(f"{name} ({unit})", partial(_draw_histogram, histogram=entry[name])))
+    if len(entry["tasks"]) > 1:
+        plots.append(_svg("share of tasks", lambda axes: _draw_tasks(axes, entry["tasks"])))
+    return plots
+
+
+def _draw_map(axes: Axes, places: dict[str, list[list[float]]]) -> None:
+    for (name, points), color, size in zip(places.items(), SERIES_COLORS, (7, 12), strict=True):
+        across, up = zip(*points, strict=True)
+        axes.scatter(across, up, color=color, s=size, alpha=0.6, linewidths=0, label=name)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend(frameon=False, labelcolor=INK)
+
+
+def _draw_histogram(axes: Axes, histogram: dict[str, Any]) -> None:
+    edges = histogram["edges"]
+    for name, color in zip(("pool", "selected"), SERIES_COLORS, strict=True):
+        total = max(sum(histogram[name]), 1)
+        axes.stairs([count / total for count in histogram[name]], edges, color=color, linewidth=1.3, label=name)
+    axes.set_ylabel("share of samples", color=INK)
+    axes.legend(frameon=False, labelcolor=INK)
+
+
+def _draw_tasks(axes: Axes, tasks: dict[str, dict[str, int]]) -> None:
+    for offset, name, color in ((0.2, "pool", SERIES_COLORS[0]), (-0.2, "selected", SERIES_COLORS[1])):
+        total = max(sum(count[name] for count in tasks.values()), 1)
+        places = [place + offset for place in range(len(tasks))]
+        axes.barh(places, [count[name] / total for count in tasks.values()], 0.38, color=color, label=name)
+    axes.set_yticks(range(len(tasks)), list(tasks))
+    axes.legend(frameon=False, labelcolor=INK)
+
+
+def _svg(title: str, draw: Callable[[Axes], None]) -> str:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    # svg.hashsalt makes the ids, and Date None the header, a function of the data alone.
+    style = {"svg.hashsalt": "sagetune", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}
+    with rc_context(style):
+        figure = Figure(figsize=(4.6, 2.6), layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        axes.set_title(title, loc="left", fontsize=10, color=INK)
+        axes.tick_params(colors=INK)
+        axes.grid(alpha=0.2, color=INK, linewidth=0.6)
+        for side in ("top", "right", "left", "bottom"):
+            axes.spines[side].set_visible(side in ("left", "bottom"))
+            axes.spines[side].set_color(INK)
+        drawn = StringIO()
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    return _themed(drawn.getvalue())
+
+
+def _themed(svg: str) -> str:
+    for color, variable in THEMED.items():
+        svg = svg.replace(color, variable)
+    return svg[svg.index("<svg") :]

@@ -1,0 +1,161 @@
+"""Which samples of the pool a run trains on, epoch by epoch: the coreset methods' place in the run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from torch import nn
+
+from sagetune.batching import BatchLoader
+from sagetune.chat import IGNORE_INDEX, Encoded
+from sagetune.config import RunConfig
+from sagetune.config.coreset import TARGETED_STRATEGIES
+from sagetune.modules.sft import SFTModule
+from sagetune.progress import progress_stage
+from sagetune.runfolder import RunFolder
+from sagetune.sample import Sample
+from sagetune.selection import CoresetSelector, RowChooser
+from sagetune.selection.picks import Picks
+from sagetune.selection.summary import SelectionFile, summarise
+from sagetune.tracking import Tracker
+
+COSTS = ("seconds", "forward_tokens", "reused_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPool:
+    """The training samples that fit, as conversations and as tokens, in one order."""
+
+    samples: Sequence[Sample]
+    encoded: Sequence[Encoded]
+
+    def lengths(self) -> np.ndarray:
+        """Supervised tokens of each sample."""
+        counts = [sum(label != IGNORE_INDEX for label in sample.labels) for sample in self.encoded]
+        return np.array(counts, dtype=np.float64)
+
+
+def select_from(
+    run: RunConfig, pool: TrainingPool, model: nn.Module, console: Console, load_dev: Callable[[], list[Encoded]]
+) -> dict[str, Any]:
+    """Select as `run` says; returns an entry of selection.json, without its epoch."""
+    sft, options = run.sft, run.coreset
+    selector = CoresetSelector(
+        sft.coreset_strategy,
+        sft.coreset_target_size or max(1, round(options.share * len(pool.samples))),
+        options.loss_ratio,
+        options=options,
+        seed=run.seed,
+        stage=partial(progress_stage, console),
+    )
+    dev = load_dev() if sft.coreset_strategy in TARGETED_STRATEGIES else None
+    selection = selector.run(pool.samples, pool.encoded, model, dev)
+    entry = describe(run, pool, selection.picks, losses=selection.pool.figures.get("loss"))
+    tokens = {"forward_tokens": selection.forward_tokens, "reused_tokens": selection.reused_tokens}
+    return entry | {"seconds": selection.seconds, **tokens}
+
+
+def describe(run: RunConfig, pool: TrainingPool, picks: Picks, *, losses: np.ndarray | None) -> dict[str, Any]:
+    """What was chosen of the pool: an entry of selection.json without epoch and costs."""
+    figures = summarise(
+        pool.samples,
+        [sample.sample_id for sample in pool.encoded],
+        [sample.task for sample in pool.encoded],
+        picks,
+        lengths=pool.lengths(),
+        losses=losses,
+    )
+    return {"strategy": run.sft.coreset_strategy, **figures}
+
+
+class Selections:
+    """The selections of one run. Each is in selection.json before it is used, and a resumed run reads it there.
+
+    load_dev: reads and tokenises the development set, for strategies that select for one.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        pool: TrainingPool,
+        folder: RunFolder,
+        tracker: Tracker,
+        console: Console,
+        load_dev: Callable[[], list[Encoded]],
+    ) -> None:
+        self._run = run
+        self._pool = pool
+        self._file = SelectionFile(folder.selection)
+        self._tracker = tracker
+        self._console = console
+        self._load_dev = load_dev
+
+    def chosen(self, model: nn.Module, epoch: int, step: int) -> list[int]:
+        """Places in the pool of the samples that are trained on from `epoch` on, which begins after `step`."""
+        entry = self._file.entry(epoch) or self._select(model, epoch, step)
+        places = {sample.sample_id: place for place, sample in enumerate(self._pool.encoded)}
+        return [places[sample_id] for sample_id in entry["ids"]]
+
+    def chooser(self) -> RowChooser | None:
+        """What chooses rows inside the training step, where coreset.scope is batch."""
+        if self._run.coreset.scope != "batch":
+            return None
+        return RowChooser(self._run.sft.coreset_strategy, self._run.coreset, self._run.seed)
+
+    def follow(self, loader: BatchLoader, module: SFTModule) -> None:
+        """Select again, and write down what the steps chose, as the epochs of `loader` go by."""
+        every = self._run.coreset.refresh_epochs
+
+        def before_epoch(epoch: int) -> None:
+            self.record_rows(module, epoch - 1)
+            if epoch and every and epoch % every == 0:
+                loader.choose(self.chosen(module.model, epoch, module.global_step))
+
+        loader.before_epoch = before_epoch
+
+    def record_rows(self, module: SFTModule, epoch: int) -> None:
+        """Write down the rows that were chosen inside the steps of an epoch that is over, if any were."""
+        if not module.chosen.samples:
+            return
+        picks = Picks.of(module.chosen.samples, module.chosen.scores)
+        costs = {"seconds": module.chosen.seconds, "forward_tokens": module.chosen.forward_tokens}
+        entry = describe(self._run, self._pool, picks, losses=None)
+        self._keep({**entry, **costs, "reused_tokens": 0, "epoch": epoch}, module.global_step)
+        module.chosen.clear()
+
+    def costs(self) -> dict[str, float]:
+        """Seconds and tokens of all selections so far."""
+        entries = self._file.entries()
+        return {name: sum(entry[name] for entry in entries) for name in COSTS}
+
+    def _select(self, model: nn.Module, epoch: int, step: int) -> dict[str, Any]:
+        run = self._run
+        if epoch:  # scores of a model in training are not met again
+            run = dataclasses.replace(run, coreset=dataclasses.replace(run.coreset, cache=False))
+        entry = select_from(run, self._pool, model, self._console, self._load_dev)
+        return self._keep({**entry, "epoch": epoch}, step)
+
+    def _keep(self, entry: dict[str, Any], step: int) -> dict[str, Any]:
+        self._file.add(entry)
+        self._mirror(entry, step)
+        return entry
+
+    def _mirror(self, entry: dict[str, Any], step: int) -> None:
+        """The figures as metrics at `step`; the chosen samples and the tasks as tables."""
+        names = ("num_selected", "coverage", "duplicate_share", *COSTS)
+        figures = {f"selection/{name}": entry[name] for name in names}
+        for name in ("length", "loss"):
+            if entry[name] is not None:
+                figures[f"selection/{name}_pool"] = entry[name]["pool_mean"]
+                figures[f"selection/{name}_selected"] = entry[name]["selected_mean"]
+        self._tracker.log({"step": step, "selection/epoch": entry["epoch"], **figures})
+        rows = [list(pair) for pair in zip(entry["ids"], entry["scores"], strict=True)]
+        self._tracker.table(f"selection/epoch_{entry['epoch']}", ["id", "score"], rows)
+        tasks = [[task, count["pool"], count["selected"]] for task, count in entry["tasks"].items()]
+        self._tracker.table(f"selection/tasks_{entry['epoch']}", ["task", "pool", "selected"], tasks)
