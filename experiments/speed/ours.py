@@ -3,7 +3,12 @@
 python ours.py <data folder> <samples> [lora|dora]      prints one JSON line
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+from sagetune.processor import prepare_process
+
+prepare_process()  # as every sagetune command does
 
 import sys
 from typing import Any
