@@ -56,7 +56,9 @@ STEPS, BATCH_SIZE, LEARNING_RATE = 20, 4, 1e-3
 HELD_OUT, DEVELOPMENT = 32, 16
 EVERYWHERE = ("random", "length", "loss_topk", "diversity", "hybrid")  # trained on at every fraction, others at 10 %
 OVERRIDES = {"less": {"warmup_epochs": 1}, "s2l": {"warmup_epochs": 2}}  # four epochs would take an hour here
-ORDER = (*EVERYWHERE, *(name for name in CORESET_STRATEGIES if name not in EVERYWHERE))
+OTHERS = ("ccs", "deita", "rds", "kcenter", "el2n", "ifd", "grad_sketch", "facility_location", "s2l", "less")
+ORDER = (*EVERYWHERE, *OTHERS)
+assert set(ORDER) == set(CORESET_STRATEGIES)
 
 
 def make_pool(seed: int) -> list[Sample]:
@@ -201,20 +203,24 @@ def claim(work: Path, name: str, job: Callable[[], list[dict[str, Any]]], result
     print(f"{time.strftime('%H:%M:%S')} {name} {rows[0]}", file=sys.stderr, flush=True)
 
 
+def jobs() -> list[tuple[str, int, float]]:
+    """(strategy, seed, fraction) of every training run, the most telling first."""
+    core = [(name, seed, fraction) for fraction in FRACTIONS for name in EVERYWHERE for seed in SEEDS]
+    return core + [(name, seed, FRACTIONS[0]) for name in OTHERS for seed in SEEDS]
+
+
 def main(work: Path, only: tuple[str, ...] = ORDER) -> None:
     quiet_libraries()
     (work / "claims").mkdir(parents=True, exist_ok=True)
-    for fraction in FRACTIONS:
-        for strategy in (name for name in ORDER if name in only):
-            if fraction != FRACTIONS[0] and strategy not in EVERYWHERE:
-                continue
-            for seed in SEEDS:
-                name = f"{strategy}-s{seed}"
-                claim(work, f"select-{name}", partial(select, work, strategy, seed), work / "picks.jsonl")
-                while not (work / "claims" / f"select-{name}").read_text():
-                    time.sleep(1)  # another process is at it
-                job = partial(train, work, strategy, seed, fraction)
-                claim(work, f"train-{name}-f{fraction}", job, work / "runs.jsonl")
+    for strategy, seed, fraction in jobs():
+        if strategy not in only:
+            continue
+        name = f"{strategy}-s{seed}"
+        claim(work, f"select-{name}", partial(select, work, strategy, seed), work / "picks.jsonl")
+        while not (work / "claims" / f"select-{name}").read_text():
+            time.sleep(1)  # another process is at it
+        job = partial(train, work, strategy, seed, fraction)
+        claim(work, f"train-{name}-f{fraction}", job, work / "runs.jsonl")
 
 
 if __name__ == "__main__":
