@@ -150,9 +150,10 @@ class Counting:
 
 def test_scores_are_kept_by_model_and_sample(tmp_path: Path, samples: list[Encoded]) -> None:
     make = Counting()
-    first, tokens = ScoreStore(tmp_path).complete(samples[:10], make)
-    assert tokens == sum(len(sample.input_ids) for sample in samples[:10])
-    again, none = ScoreStore(tmp_path).complete(samples[4:12][::-1], make)
+    first, tokens, known = ScoreStore(tmp_path).complete(samples[:10], make)
+    assert (tokens, known) == (sum(len(sample.input_ids) for sample in samples[:10]), 0)
+    again, none, reused = ScoreStore(tmp_path).complete(samples[4:12][::-1], make)
+    assert reused == sum(len(sample.input_ids) for sample in samples[4:10])
     assert make.asked == [sample.sample_id for sample in samples[:10]] + ["c11", "c10"]
     assert none == sum(len(sample.input_ids) for sample in samples[10:12])
     assert again["loss"].tolist() == [len(sample.input_ids) for sample in samples[4:12][::-1]]
@@ -174,18 +175,40 @@ def test_what_a_killed_scoring_had_written_is_not_scored_again(
     with pytest.raises(KeyboardInterrupt):
         ScoreStore(tmp_path).complete(samples, killed)
     next(tmp_path.glob("*.npz")).with_name("cut.npz").write_bytes(b"PK\x03")
+    np.savez(tmp_path / "foreign.npz", other=np.ones(3))
     make.asked.clear()
-    columns, _ = ScoreStore(tmp_path).complete(samples, make)
+    columns, _, _ = ScoreStore(tmp_path).complete(samples, make)
     assert make.asked == [sample.sample_id for sample in samples[8:]]
     assert columns["loss"].tolist() == [len(sample.input_ids) for sample in samples]
 
 
 def test_equal_samples_are_scored_once(samples: list[Encoded]) -> None:
     make = Counting()
-    columns, _ = ScoreStore(None).complete([samples[0], samples[1], samples[0]], make)
-    assert len(make.asked) == 2
+    columns, _, reused = ScoreStore(None).complete([samples[0], samples[1], samples[0]], make)
+    assert (len(make.asked), reused) == (2, 0)
     assert columns["loss"][0] == columns["loss"][2]
-    assert ScoreStore(None).complete([], make) == ({}, 0)
+    assert ScoreStore(None).complete([], make) == ({}, 0, 0)
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_scores(tmp_path: Path, samples: list[Encoded]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match="scores are not kept"):
+        columns, _, _ = ScoreStore(tmp_path / "file").complete(samples[:2], Counting())
+    assert len(columns["loss"]) == 2
+
+
+def test_the_key_of_a_model_tells_adapters_that_act_differently_apart() -> None:
+    def adapted(alpha: int) -> Any:
+        torch.manual_seed(0)
+        plain = models.load_model("embedded:tiny", ModelConfig(dtype="float32"))
+        return adapters.add_adapter(plain, AgentSFTConfig("given", "given", lora_alpha=alpha), AdapterConfig())
+
+    one, other = adapted(16), adapted(160)
+    assert model_key(one) == model_key(adapted(16))
+    assert model_key(one) != model_key(other)
+    before = model_key(one)
+    with one.disable_adapter():
+        assert model_key(one) != before
 
 
 def test_keys_tell_models_and_samples_apart(samples: list[Encoded]) -> None:

@@ -106,11 +106,14 @@ def test_a_warm_up_leaves_the_model_as_it_was(strategy: str, tokenizer: Any, sam
     plain = models.load_model("embedded:tiny", ModelConfig(dtype="float32"))
     names = list(plain.state_dict())
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    trainable = [parameter.requires_grad for parameter in plain.parameters()]
+    assert all(trainable)
     selector = CoresetSelector(strategy, 6, options=options, tokenizer=tokenizer, dev_samples=dev)
     state = torch.get_rng_state()
     first = selector.select(samples, plain)
     assert torch.equal(torch.get_rng_state(), state)
     assert list(plain.state_dict()) == names
+    assert [parameter.requires_grad for parameter in plain.parameters()] == trainable
     assert all(torch.equal(tensor, before[name]) for name, tensor in plain.state_dict().items())
     assert [sample["id"] for sample in selector.select(samples, plain)] == [sample["id"] for sample in first]
     adapted = adapters.add_adapter(plain, AgentSFTConfig("given", "given"), AdapterConfig())
@@ -132,6 +135,76 @@ def test_less_prefers_what_the_development_set_is_like(tokenizer: Any) -> None:
 def test_a_development_set_is_asked_for(tiny: Any, tokenizer: Any, samples: list[dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match=r"coreset.dev_data: this strategy selects what resembles a development set"):
         CoresetSelector("rds", 4, tokenizer=tokenizer, options=NO_CACHE).select(samples, tiny)
+
+
+def poisoned(samples: list[dict[str, Any]], tokenizer: Any) -> tuple[Any, list[dict[str, Any]], int]:
+    """A model whose embedding of one token is NaN, the samples as tokens, and the place of the one that holds it."""
+    model = models.load_model("embedded:tiny", ModelConfig(dtype="float32"))
+    tokens = [
+        {"input_ids": e.input_ids, "labels": e.labels}
+        for e in CoresetSelector(tokenizer=tokenizer).encode(samples, model)
+    ]
+    unseen = next(i for i in range(model.config.vocab_size) if all(i not in sample["input_ids"] for sample in tokens))
+    tokens[5] = {"input_ids": [unseen, *tokens[5]["input_ids"]], "labels": [-100, *tokens[5]["labels"]]}
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        model.get_input_embeddings().weight[unseen] = float("nan")
+    return model, tokens, 5
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["loss_topk", "el2n", "hybrid", "diversity", "kcenter", "facility_location", "deita", "ccs", "ifd", "rds"],
+)
+def test_one_sample_that_the_model_cannot_score_harms_no_other(
+    strategy: str, tokenizer: Any, samples: list[dict[str, Any]]
+) -> None:
+    model, tokens, bad = poisoned(samples, tokenizer)
+    dev = tokens[:3]
+    selector = CoresetSelector(strategy, 12, options=NO_CACHE, dev_samples=dev)
+    chosen = selector.select_indices(tokens, model).picks.indices.tolist()
+    assert len(set(chosen)) == 12
+    assert bad not in chosen
+    clean = [sample for index, sample in enumerate(tokens) if index != bad]
+    without = selector.select_indices(clean, model).picks.indices
+    if strategy != "ccs":  # draws at random, so another number of samples draws others
+        assert chosen == [int(index) + (index >= bad) for index in without]
+
+
+def test_a_warm_up_that_meets_a_bad_sample_names_it(tokenizer: Any, samples: list[dict[str, Any]]) -> None:
+    model, tokens, _ = poisoned(samples, tokenizer)
+    options = CoresetConfig(cache=False, warmup_share=1.0, warmup_epochs=1)
+    with pytest.raises(ValueError, match=r"loss of the warm-up is not finite; leave out .*samples\[5\]"):
+        CoresetSelector("s2l", 4, options=options).select(tokens, model)
+
+
+def test_padding_of_tokenised_samples_has_no_part(tiny: Any, tokenizer: Any, samples: list[dict[str, Any]]) -> None:
+    encoded = CoresetSelector(tokenizer=tokenizer).encode(samples[:4], tiny)
+    plain = [{"input_ids": e.input_ids, "labels": e.labels} for e in encoded]
+    padded = []
+    for number, sample in enumerate(plain):
+        pads, ones = [0] * 7, [1] * len(sample["input_ids"])
+        left, right = (pads, []) if number % 2 else ([], pads)
+        none = [-100] * 7
+        padded.append(
+            {
+                "input_ids": left + sample["input_ids"] + right,
+                "labels": none[: len(left)] + sample["labels"] + none[: len(right)],
+                "attention_mask": [0] * len(left) + ones + [0] * len(right),
+            }
+        )
+    selector = CoresetSelector("loss_topk", 2, options=NO_CACHE)
+    assert selector.compute_losses(padded, tiny) == selector.compute_losses(plain, tiny)
+    with pytest.raises(ValueError, match=r"samples\[0\]: .* tokens, max_length is 16"):
+        CoresetSelector("loss_topk", 2, max_length=16).select(plain, tiny)
+
+
+def test_hybrid_with_ratio_0_is_diversity_for_the_same_arguments(
+    tiny: Any, tokenizer: Any, samples: list[dict[str, Any]]
+) -> None:
+    hybrid = CoresetSelector("hybrid", 8, loss_ratio=0.0, options=NO_CACHE, tokenizer=tokenizer)
+    diversity = CoresetSelector("diversity", 8, options=NO_CACHE, tokenizer=tokenizer)
+    assert hybrid.select(samples, tiny) == diversity.select(samples, tiny)
 
 
 def test_an_empty_pool_gives_nothing_and_a_small_one_everything(tiny: Any, tokenizer: Any) -> None:
@@ -164,8 +237,16 @@ def test_an_embedding_of_the_users_own(samples: list[dict[str, Any]]) -> None:
     selector = CoresetSelector("facility_location", 2, embed=lambda items: np.eye(2)[[0] * 10 + [1] * 10])
     chosen = [samples.index(sample) for sample in selector.select(samples)]
     assert sorted(index // 10 for index in chosen) == [0, 1]
-    with pytest.raises(ValueError, match=r"embed must return one vector a sample, \(20, d\), got \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"embed must return one finite vector a sample, \(20, d\), got \(3, 2\)"):
         CoresetSelector("diversity", 2, embed=lambda items: np.ones((3, 2))).select(samples)
+
+
+def test_a_bad_embedding_is_refused_and_one_with_a_gradient_taken(samples: list[dict[str, Any]]) -> None:
+    rows = torch.randn(20, 4, requires_grad=True)
+    assert len(CoresetSelector("diversity", 3, embed=lambda items: rows).select(samples)) == 3
+    assert CoresetSelector(embed=lambda items: rows).compute_diversity(samples).shape == (20, 20)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        CoresetSelector("diversity", 3, embed=lambda items: np.full((20, 4), np.nan)).select(samples)
 
 
 def test_hidden_states_can_be_the_embedding(tiny: Any, tokenizer: Any, samples: list[dict[str, Any]]) -> None:

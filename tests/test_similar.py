@@ -11,7 +11,7 @@ from sagetune.chat import Encoded
 from sagetune.selection import similar
 from sagetune.selection.cluster import kmeans
 from sagetune.selection.embedding import centred, terms, tfidf, whitened
-from sagetune.selection.similar import keep_dissimilar, without_near_duplicates
+from sagetune.selection.similar import keep_dissimilar, unlike, without_near_duplicates
 from sagetune.world import generate
 from test_facility import clustered, unit_rows
 
@@ -38,6 +38,18 @@ def test_exact_repeats_are_near_duplicates_and_the_first_stays() -> None:
     points = unit_rows(20, 32, 0)
     assert without_near_duplicates(points[[0, 1, 0, 2, 1]], 0.99).tolist() == [0, 1, 3]
     assert without_near_duplicates(torch.eye(3)[[0, 0, 1]], 1.0).tolist() == [0, 2]
+
+
+def test_repeats_are_found_at_a_similarity_of_1_and_so_are_empty_samples() -> None:
+    points = unit_rows(400, 256, 2)
+    assert without_near_duplicates(torch.cat([points, points]), 1.0).tolist() == list(range(400))
+    empty = torch.cat([torch.zeros(3, 4), torch.eye(4)])
+    assert without_near_duplicates(empty, 0.95).tolist() == [0, 3, 4, 5, 6]
+
+
+def test_unlike_keeps_what_resembles_nothing_given() -> None:
+    assert unlike(torch.eye(4), torch.eye(4)[[1, 3]], 0.9).tolist() == [0, 2]
+    assert unlike(torch.eye(2), torch.zeros(0, 2), 0.9).tolist() == [0, 1]
 
 
 def test_cells_find_the_duplicates_of_a_large_pool(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +112,10 @@ def test_whitening_makes_directions_equal() -> None:
     assert flat.shape == (2000, 5), "a direction without variance goes"
     spread = torch.cov(flat.T)
     assert torch.allclose(spread, torch.eye(5) / 5, atol=0.02)
+
+
+def test_whitening_a_small_pool_leaves_samples_that_differ() -> None:
+    """With a direction a sample all would be equally far from each other."""
+    flat = whitened(unit_rows(80, 64, 4), 256)
+    assert flat.shape == (80, 20)
+    assert (flat @ flat.T).triu(1).max() > 0.5

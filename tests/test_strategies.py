@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,9 @@ def test_a_choice_is_exact_distinct_and_repeatable(strategy: str, options: dict[
     pool = make_pool(**options)
     tasks = ["even", "odd"] * 60
     picks = choose(strategy, pool, 30, tasks)
-    assert len(picks.indices) == len(set(picks.indices.tolist())) == min(30, len(allowed(pool)))
-    assert set(picks.indices.tolist()) <= set(allowed(pool).tolist())
+    may = allowed(pool, strategy, 30)
+    assert len(picks.indices) == len(set(picks.indices.tolist())) == min(30, len(may))
+    assert set(picks.indices.tolist()) <= set(may.tolist())
     assert picks.indices.tolist() == choose(strategy, pool, 30, tasks).indices.tolist()
     assert np.isfinite(picks.scores).all()
 
@@ -60,11 +62,16 @@ def test_everything_is_chosen_when_there_is_room(strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", CORESET_STRATEGIES)
-def test_a_sample_whose_loss_is_not_finite_is_never_chosen(strategy: str) -> None:
-    pool = make_pool()
-    pool.figures["loss"][[4, 7]] = float("nan"), float("inf")
-    chosen = set(choose(strategy, pool, 500).indices.tolist())
-    assert chosen == set(range(120)) - {4, 7}
+def test_a_sample_that_is_not_usable_is_never_chosen(strategy: str) -> None:
+    usable = np.ones(120, dtype=bool)
+    usable[[4, 7]] = False
+    chosen = choose(strategy, replace(make_pool(), usable=usable), 500).indices.tolist()
+    assert sorted(chosen) == sorted(set(range(120)) - {4, 7})
+
+
+def test_a_pool_without_a_usable_sample_is_refused() -> None:
+    with pytest.raises(ValueError, match="every sample is not finite"):
+        choose("loss_topk", replace(make_pool(), usable=np.zeros(120, dtype=bool)), 5)
 
 
 @pytest.mark.parametrize("strategy", ["loss_topk", "diversity", "hybrid", "kcenter", "el2n", "ifd", "deita", "rds"])
@@ -119,6 +126,16 @@ def test_hybrid_adds_no_near_duplicate_of_what_it_took_by_loss() -> None:
     assert 1 not in picks.indices
 
 
+def test_a_candidate_is_compared_with_everything_taken_by_loss() -> None:
+    """Also with a sample that itself resembles another one taken by loss."""
+    angles = torch.tensor([0.0, 15.0, 30.0, 120.0, 200.0]).deg2rad()
+    points = torch.stack([angles.cos(), angles.sin()], 1)
+    loss = np.array([3.0, 2.9, 0.1, 0.1, 0.1])
+    options = CoresetConfig(loss_ratio=0.5)
+    pool = Pool(size=5, options=options, figures={"loss": loss}, points=points, words=points)
+    assert sorted(choose("hybrid", pool, 4).indices.tolist()) == [0, 1, 3, 4]
+
+
 def test_repeats_fill_up_only_when_nothing_else_is_left() -> None:
     pool = make_pool(20)
     assert pool.points is not None
@@ -133,7 +150,11 @@ def test_pruning_leaves_out_the_highest_losses() -> None:
     pool = make_pool(100, prune_top=0.1)
     worst = set(np.argsort(-pool.figures["loss"])[:10].tolist())
     assert set(choose("loss_topk", pool, 5).indices.tolist()) == set(np.argsort(-pool.figures["loss"])[10:15].tolist())
-    assert not worst & set(choose("random", pool, 500).indices.tolist())
+    assert not worst & set(choose("random", pool, 90).indices.tolist())
+    assert len(choose("loss_topk", pool, 97).indices) == 97, "pruned only as far as the target allows"
+    by_score = make_pool(100, prune_top=0.1, score="el2n")
+    hardest = set(np.argsort(-by_score.figures["el2n"])[:10].tolist())
+    assert not hardest & set(choose("ccs", by_score, 90).indices.tolist()), "CCS prunes its own score"
 
 
 def test_ifd_prefers_up_to_1_and_puts_the_rest_last() -> None:
@@ -191,6 +212,23 @@ def test_stratifying_keeps_the_proportions_of_tasks() -> None:
     assert Counter(tasks[index] for index in picks.indices) == {"a": 6, "b": 4, "c": 2}
 
 
+def test_hybrid_keeps_its_ratio_over_many_small_tasks() -> None:
+    tasks = [f"task {index % 12}" for index in range(120)]
+    for ratio in (0.4, 0.6):
+        pool = make_pool(stratify=True, loss_ratio=ratio, dedup="off")
+        picks = choose("hybrid", pool, 12, tasks)
+        hardest = {max(range(task, 120, 12), key=lambda index: pool.figures["loss"][index]) for task in range(12)}
+        losses = pool.figures["loss"][picks.indices]
+        assert np.isclose(picks.scores, losses).sum() == round(12 * ratio)
+        assert {int(i) for i in picks.indices[np.isclose(picks.scores, losses)]} <= hardest
+
+
+def test_random_draws_each_task_anew() -> None:
+    tasks = ["a"] * 60 + ["b"] * 60
+    chosen = choose("random", make_pool(stratify=True), 20, tasks).indices
+    assert set(chosen[chosen < 60].tolist()) != {index - 60 for index in chosen[chosen >= 60].tolist()}
+
+
 def test_length_bins_give_each_quantile_the_same_share() -> None:
     pool = make_pool(100, length_bins=4)
     pool.figures["loss"] = pool.figures["length"].copy()  # loss alone would take the longest only
@@ -213,4 +251,5 @@ def test_a_strategy_asks_for_what_it_uses_and_no_more() -> None:
     assert needs("loss_topk", CoresetConfig()) == {"loss"}
     assert needs("diversity", CoresetConfig(dedup="off")) == {"points"}
     assert needs("hybrid", CoresetConfig(length_bins=3)) == {"loss", "points", "words", "length"}
-    assert needs("deita", CoresetConfig(score="el2n", prune_top=0.1)) == {"el2n", "points", "words", "loss"}
+    assert needs("deita", CoresetConfig(score="el2n", prune_top=0.1)) == {"el2n", "points", "loss"}
+    assert needs("ccs", CoresetConfig(score="el2n", prune_top=0.1)) == {"el2n"}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sagetune.config import BudgetConfig, CoresetConfig, ModelConfig, RunConfig
-from sagetune.modules.sft import SFTModule
+from sagetune.config import CONF_DIR, BudgetConfig, CoresetConfig, ModelConfig, RunConfig
+from sagetune.modules.sft import NonFiniteError, SFTModule
 from sagetune.report import write_html, write_json
 from sagetune.run import summarise
 from sagetune.runfolder import RunFolder
@@ -85,11 +87,49 @@ def test_loss_topk_trains_on_the_highest_losses(make_run: MakeRun) -> None:
     assert entry["scores"] == pytest.approx([losses[name] for name in entry["ids"]], rel=1e-4)
 
 
-@pytest.mark.parametrize("strategy", ["loss_topk", "diversity", "hybrid"])
+def options_of_method(name: str) -> tuple[str, CoresetConfig]:
+    """The strategy and the options that conf/method/<name>.yaml states."""
+    file: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "method" / f"{name}.yaml"))
+    return file["sft"]["coreset_strategy"], CoresetConfig(**file["coreset"], cache=False)
+
+
+@pytest.mark.parametrize("method", ["coreset_loss", "coreset_diversity", "coreset_hybrid"])
 def test_a_target_as_large_as_the_pool_is_the_baseline(
-    strategy: str, make_run: MakeRun, baseline: dict[str, Tensor]
+    method: str, make_run: MakeRun, baseline: dict[str, Tensor]
 ) -> None:
-    assert equal(trained(selecting(make_run, strategy, coreset_target_size=32))[0], baseline)
+    strategy, options = options_of_method(method)
+    assert equal(trained(selecting(make_run, strategy, options, coreset_target_size=32))[0], baseline)
+
+
+def test_selecting_is_not_counted_as_training(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy, seconds = "random", 1.5
+    run = SelectionFile.add
+
+    def slow(file: SelectionFile, entry: dict[str, Any]) -> None:
+        time.sleep(seconds)
+        run(file, entry)
+
+    monkeypatch.setattr(SelectionFile, "add", slow)
+    options = CoresetConfig(cache=False, refresh_epochs=1)
+    _, result, entries = trained(selecting(make_run, strategy, options, coreset_target_size=8, num_epochs=3))
+    assert len(entries) == 3
+    assert result.seconds < seconds, "two of the three selections fall between training steps"
+    assert len({frozenset(entry["ids"]) for entry in entries}) == 3, "each epoch draws anew"
+
+
+def test_a_candidate_that_is_not_finite_stops_the_run_and_is_named(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = SFTModule.training_step
+
+    def poison(module: SFTModule, batch: Any, index: int) -> Tensor:
+        batch["loss_weights"] = (batch["labels"] != -100).float()
+        batch["loss_weights"][3] *= float("nan")
+        return step(module, batch, index)
+
+    monkeypatch.setattr(SFTModule, "training_step", poison)
+    with pytest.raises(NonFiniteError, match="no weight was changed"):
+        trained(selecting(make_run, "loss_topk", CoresetConfig(scope="batch", candidates=4)))
 
 
 def test_a_batch_of_candidates_that_all_stay_is_the_baseline(make_run: MakeRun, baseline: dict[str, Tensor]) -> None:
@@ -185,6 +225,10 @@ def test_selection_json_the_report_and_wandb_tell_what_was_chosen(make_run: Make
         ({}, CoresetConfig(scope="batch", refresh_epochs=1), "coreset.refresh_epochs must be null"),
         ({"coreset_target_size": 5}, CoresetConfig(scope="batch"), "sft.coreset_target_size must be null"),
         ({"coreset_strategy": "rds", "eval_data": None}, NO_CACHE, "coreset.dev_data must be data that rds selects"),
+        ({}, CoresetConfig(scope="batch", stratify=True), "coreset.stratify must be false"),
+        ({}, CoresetConfig(scope="batch", embedding="tfidf"), "coreset.embedding must be auto or hidden"),
+        ({}, CoresetConfig(scope="batch", candidates=1.1), "coreset.candidates must be 1, or enough for a row more"),
+        ({"coreset_strategy": "length"}, CoresetConfig(refresh_epochs=1), "coreset.refresh_epochs must be null"),
         ({"coreset_strategy": "s2l", "use_lora": False}, NO_CACHE, "sft.use_lora must be true for s2l"),
     ],
 )

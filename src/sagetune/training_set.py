@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,26 +43,38 @@ class TrainingPool:
 
 
 def select_from(
-    run: RunConfig, pool: TrainingPool, model: nn.Module, console: Console, load_dev: Callable[[], list[Encoded]]
+    run: RunConfig,
+    pool: TrainingPool,
+    model: nn.Module,
+    console: Console,
+    load_dev: Callable[[], list[Encoded]],
+    epoch: int = 0,
 ) -> dict[str, Any]:
-    """Select as `run` says; returns an entry of selection.json, without its epoch."""
+    """Select as `run` says, for `epoch`; returns an entry of selection.json."""
     sft, options = run.sft, run.coreset
     selector = CoresetSelector(
         sft.coreset_strategy,
         sft.coreset_target_size or max(1, round(options.share * len(pool.samples))),
         options.loss_ratio,
         options=options,
-        seed=run.seed,
+        seed=run.seed + epoch,
         stage=partial(progress_stage, console),
     )
     dev = load_dev() if sft.coreset_strategy in TARGETED_STRATEGIES else None
     selection = selector.run(pool.samples, pool.encoded, model, dev)
-    entry = describe(run, pool, selection.picks, losses=selection.pool.figures.get("loss"))
+    usable = selection.pool.usable
+    unusable = 0 if usable is None else int((~usable).sum())
+    if unusable:
+        console.print(f"{unusable} samples have figures that are not finite and are left out", markup=False)
+    losses = selection.pool.figures.get("loss")
+    entry = describe(run, pool, selection.picks, losses=losses, num_unusable=unusable) | {"epoch": epoch}
     tokens = {"forward_tokens": selection.forward_tokens, "reused_tokens": selection.reused_tokens}
     return entry | {"seconds": selection.seconds, **tokens}
 
 
-def describe(run: RunConfig, pool: TrainingPool, picks: Picks, *, losses: np.ndarray | None) -> dict[str, Any]:
+def describe(
+    run: RunConfig, pool: TrainingPool, picks: Picks, *, losses: np.ndarray | None, num_unusable: int = 0
+) -> dict[str, Any]:
     """What was chosen of the pool: an entry of selection.json without epoch and costs."""
     figures = summarise(
         pool.samples,
@@ -70,6 +83,7 @@ def describe(run: RunConfig, pool: TrainingPool, picks: Picks, *, losses: np.nda
         picks,
         lengths=pool.lengths(),
         losses=losses,
+        num_unusable=num_unusable,
     )
     return {"strategy": run.sft.coreset_strategy, **figures}
 
@@ -115,7 +129,9 @@ class Selections:
         def before_epoch(epoch: int) -> None:
             self.record_rows(module, epoch - 1)
             if epoch and every and epoch % every == 0:
+                started = time.perf_counter()
                 loader.choose(self.chosen(module.model, epoch, module.global_step))
+                module.selecting_seconds += time.perf_counter() - started
 
         loader.before_epoch = before_epoch
 
@@ -138,8 +154,7 @@ class Selections:
         run = self._run
         if epoch:  # scores of a model in training are not met again
             run = dataclasses.replace(run, coreset=dataclasses.replace(run.coreset, cache=False))
-        entry = select_from(run, self._pool, model, self._console, self._load_dev)
-        return self._keep({**entry, "epoch": epoch}, step)
+        return self._keep(select_from(run, self._pool, model, self._console, self._load_dev, epoch), step)
 
     def _keep(self, entry: dict[str, Any], step: int) -> dict[str, Any]:
         self._file.add(entry)

@@ -91,15 +91,12 @@ class RunConfig:
 
 def check_selection(sft: AgentSFTConfig, coreset: CoresetConfig, problems: Problems) -> None:
     """Note what a run that selects cannot do."""
-    strategy = sft.coreset_strategy
+    strategy, every = sft.coreset_strategy, coreset.refresh_epochs
     if coreset.scope == "batch":
-        allowed = f"one of {', '.join(BATCH_STRATEGIES)} while coreset.scope is batch"
-        problems.check(strategy in BATCH_STRATEGIES, "sft.coreset_strategy", strategy, allowed)
-        every = coreset.refresh_epochs
-        problems.check(every is None, "coreset.refresh_epochs", every, "null while coreset.scope is batch")
-        size = sft.coreset_target_size
-        rows = "null while coreset.scope is batch: sft.batch_size rows of each candidate batch are trained on"
-        problems.check(size is None, "sft.coreset_target_size", size, rows)
+        _check_batch_scope(sft, coreset, problems)
+    words = strategy in ("diversity", "kcenter", "facility_location") and coreset.embedding == "tfidf"
+    changes = "null: with the model as it is at an epoch's start this strategy would choose the same again"
+    problems.check(every is None or not (words or strategy == "length"), "coreset.refresh_epochs", every, changes)
     if strategy in TARGETED_STRATEGIES:
         target = coreset.dev_data or sft.eval_data
         problems.check(bool(target), "coreset.dev_data", coreset.dev_data, f"data that {strategy} selects for")
@@ -110,3 +107,23 @@ def check_selection(sft: AgentSFTConfig, coreset: CoresetConfig, problems: Probl
         problems.check(
             once is None, "coreset.refresh_epochs", once, f"null for {strategy}: it scores by its own warm-up"
         )
+
+
+def _check_batch_scope(sft: AgentSFTConfig, coreset: CoresetConfig, problems: Problems) -> None:
+    """Note the options that rows of a batch cannot follow."""
+    while_batch = "while coreset.scope is batch"
+    allowed = f"one of {', '.join(BATCH_STRATEGIES)} {while_batch}"
+    problems.check(sft.coreset_strategy in BATCH_STRATEGIES, "sft.coreset_strategy", sft.coreset_strategy, allowed)
+    size, rows = sft.coreset_target_size, "sft.batch_size rows of each candidate batch are trained on"
+    problems.check(size is None, "sft.coreset_target_size", size, f"null {while_batch}: {rows}")
+    every = coreset.refresh_epochs
+    problems.check(every is None, "coreset.refresh_epochs", every, f"null {while_batch}")
+    problems.check(not coreset.stratify, "coreset.stratify", coreset.stratify, f"false {while_batch}")
+    problems.check(not coreset.whiten, "coreset.whiten", coreset.whiten, f"false {while_batch}: its rows are few")
+    problems.check(coreset.dedup != "pool", "coreset.dedup", coreset.dedup, f"coverage or off {while_batch}")
+    problems.check(
+        coreset.embedding != "tfidf", "coreset.embedding", coreset.embedding, f"auto or hidden {while_batch}"
+    )
+    more = coreset.candidates == 1 or round(sft.batch_size * coreset.candidates) > sft.batch_size
+    least = f"1, or enough for a row more than sft.batch_size={sft.batch_size}"
+    problems.check(more, "coreset.candidates", coreset.candidates, least)

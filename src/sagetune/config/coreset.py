@@ -44,18 +44,20 @@ class CoresetConfig:
     coverage: str = "facility_location"
     """What diversity and hybrid maximise: facility_location (without self-similarity), or kcenter."""
     embedding: str = "auto"
-    """tfidf = hashed words, no model; hidden = the model's last hidden states; auto = hidden where the strategy runs
-    the model anyway, else tfidf."""
+    """tfidf = hashed words, no model; hidden = the model's last hidden states; auto = hidden where there is a model,
+    else tfidf."""
     embed_dim: int = 256
     """Dimensions of projected tfidf embeddings, and the most that whitening keeps."""
     whiten: bool = False
     """Decorrelate the embedding's dimensions and give each the same variance (PCA whitening)."""
     dedup: str = "coverage"
-    """Near-duplicates are left out: by strategies that maximise coverage; from the pool, for all; or not at all."""
+    """Near-duplicates are left out: by strategies that maximise coverage; from the pool, for all; or not at all. Rows
+    of a batch are few and are never compared."""
     dedup_similarity: float = 0.95
     """Cosine similarity of tfidf embeddings from which the later of two samples is a near-duplicate."""
     prune_top: float = 0.0
-    """Share of the pool with the highest loss that no strategy may select (mislabelled, noise)."""
+    """Share with the highest loss (for ccs: the highest score) that no strategy may select, rounded up: mislabelled
+    samples, noise. What it takes to reach the target size stays."""
     stratify: bool = False
     """Select from each task in proportion to its size."""
     length_bins: int = 1
@@ -82,7 +84,7 @@ class CoresetConfig:
     sketch_dim: int = 1024
     """Dimensions of projected gradients (less, grad_sketch); a square for grad_sketch."""
     batch_tokens: int = 2048
-    """Tokens in one forward pass of scoring."""
+    """Tokens in one forward pass of scoring; at most as many rows of logits are held at once."""
     cache: bool = True
     """Keep scores in the user's cache, by model and sample, so that a sweep over strategies pays once."""
 

@@ -25,8 +25,8 @@ class RowSink(Protocol):
 class StepLog(Callback):
     """Writes one row of metrics an optimiser step, and validates every `eval_every` steps.
 
-    evaluate: returns the `eval/` figures of the model as it is now. seconds counts training alone, over all the
-    stretches of a run that was resumed.
+    evaluate: returns the `eval/` figures of the model as it is now. seconds counts training alone, without the
+    selection of samples, over all the stretches of a run that was resumed.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class StepLog(Callback):
         self._seconds = 0.0
         self._since = 0.0
         self._step_seconds = 0.0
+        self._selecting = 0.0
         self._tokens = 0
         self.rate = 0.0
         """Tokens a second of the last step."""
@@ -50,8 +51,8 @@ class StepLog(Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *args: Any) -> None:
         now = time.perf_counter()
-        self._seconds += now - self._since
-        self._since = now
+        self._seconds += now - self._since - (module.selecting_seconds - self._selecting)
+        self._since, self._selecting = now, module.selecting_seconds
         if trainer.global_step == self._logged:
             return
         self._logged = trainer.global_step

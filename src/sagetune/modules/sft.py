@@ -88,6 +88,8 @@ class SFTModule(lightning.LightningModule):
         self.sample_ids = sample_ids
         self.chooser = chooser
         self.chosen = ChosenRows()
+        self.selecting_seconds = 0.0
+        """Spent on selection since this process began; not training, and not counted as such."""
         self.window = StepWindow()
         self.last_step: dict[str, float] = {}
         """Figures of the last finished optimiser step, over all processes."""
@@ -112,7 +114,9 @@ class SFTModule(lightning.LightningModule):
         kept, picks = chooser(self.model, batch)
         if scores_rows(chooser.strategy, chooser.options) and len(picks.indices) < len(batch["labels"]):
             self.chosen.forward_tokens += int(batch["attention_mask"].sum())
-        self.chosen.seconds += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self.chosen.seconds += seconds
+        self.selecting_seconds += seconds
         self.chosen.samples += batch["sample_index"].cpu()[torch.from_numpy(picks.indices)].tolist()
         self.chosen.scores += picks.scores.tolist()
         return kept

@@ -72,8 +72,10 @@ def centred(points: Tensor) -> Tensor:
 def whitened(points: Tensor, dim: int) -> Tensor:
     """Unit rows (n, at most dim): decorrelated, each dimension with the same variance (PCA whitening).
 
-    Keeps the leading directions, and none whose variance is under 1e-6 of the largest.
+    Keeps the leading directions: at most n / 4 of them, since with as many as samples every sample is as far from every
+    other, and none whose variance is under 1e-6 of the largest.
     """
+    dim = max(1, min(dim, len(points) // 4))
     moved = (points - points.mean(0)).double()
     values, vectors = torch.linalg.eigh(moved.T @ moved / max(len(points) - 1, 1))
     keep = values.flip(0)[:dim] > 1e-6 * values[-1]

@@ -24,6 +24,8 @@ DENSE_LIMIT = 20_000
 """Samples up to which all similarities are held at once, 4 n^2 bytes: 1.6 GB at the limit."""
 PART = 5_000
 """Samples of one part of a larger pool: 100 MB of similarities at a time."""
+BLOCK_FLOATS = 2**25
+"""Similarities that are held at once elsewhere, 128 MB."""
 STOCHASTIC_MISS = 0.01
 """Chance that the candidates of a stochastic pick hold none of the k best."""
 
@@ -120,10 +122,11 @@ def coverage(points: Tensor, chosen: Tensor, own: np.ndarray, block: int = 2048)
     return total / len(points)
 
 
-def _covered(points: Tensor, selected: Tensor | None, block: int = 8192) -> np.ndarray:
+def _covered(points: Tensor, selected: Tensor | None) -> np.ndarray:
     """How well `selected` covers each point, float32 (n,); computed in blocks, never as a whole matrix."""
     covered = torch.zeros(len(points))
     if selected is not None and len(selected):
+        block = max(1, BLOCK_FLOATS // len(selected))
         for start in range(0, len(points), block):
             covered[start : start + block] = (points[start : start + block] @ selected.T).amax(1).clamp_(min=0).cpu()
     return covered.numpy()
@@ -139,17 +142,24 @@ def _stochastic(points: Tensor, covered: np.ndarray, k: int, seed: int, on_progr
         places = rng.choice(len(left), min(size, len(left)), replace=False)
         places.sort()
         candidates = torch.from_numpy(left[places]).to(points.device)
-        rows = (points[candidates] @ points.T).clamp_(min=0)
-        rows[torch.arange(len(candidates)), candidates] = 0
-        gained = (rows - now).clamp_(min=0).sum(1)
+        gained = torch.cat([_gains(points, part, now) for part in candidates.split(max(1, BLOCK_FLOATS // len(now)))])
         best = int(gained.argmax())
-        indices.append(int(candidates[best]))
+        chosen = candidates[best]
+        indices.append(int(chosen))
         gains.append(float(gained[best]))
-        now = torch.maximum(now, rows[best])
+        row = (points @ points[chosen]).clamp_(min=0)
+        row[chosen] = 0
+        now = torch.maximum(now, row)
         left = np.delete(left, places[best])
         if on_progress is not None:
             on_progress(1)
     return Picks.of(indices, gains)
+
+
+def _gains(points: Tensor, candidates: Tensor, covered: Tensor) -> Tensor:
+    rows = (points[candidates] @ points.T).clamp_(min=0)
+    rows[torch.arange(len(candidates)), candidates] = 0
+    return rows.sub_(covered).clamp_(min=0).sum(1)
 
 
 def _partition(points: Tensor, covered: np.ndarray, k: int, seed: int, on_progress: Progress | None) -> Picks:

@@ -50,43 +50,59 @@ class Material:
     """Tokens whose scores came from the cache instead."""
 
 
-def runs_model(strategy: str, options: CoresetConfig, embed: Embed | None) -> bool:
-    """Whether the strategy needs a model."""
+def needs_model(strategy: str, options: CoresetConfig, embed: Embed | None) -> bool:
+    """Whether the strategy cannot do without a model."""
     wanted = needs(strategy, options)
     hidden = "points" in wanted and embed is None and options.embedding == "hidden"
     return hidden or bool(wanted - {"points", "words", "length"})
+
+
+def uses_model(strategy: str, options: CoresetConfig, embed: Embed | None) -> bool:
+    """Whether the strategy makes use of a model that it is given."""
+    automatic = "points" in needs(strategy, options) and embed is None and options.embedding == "auto"
+    return automatic or needs_model(strategy, options, embed)
 
 
 def pool_of(material: Material, strategy: str, options: CoresetConfig, seed: int) -> Pool:
     """The pool with every feature that `strategy` needs."""
     wanted = needs(strategy, options)
     figures: Columns = {}
+    usable = np.ones(len(material.items), dtype=bool)
     hidden: Tensor | None = None
-    if wanted & {*MODEL_FIGURES, "ifd"} or (runs_model(strategy, options, material.embed) and "points" in wanted):
+    uses_hidden = "points" in wanted and material.embed is None and material.model is not None
+    uses_hidden = uses_hidden and options.embedding != "tfidf"
+    if wanted & {*MODEL_FIGURES, "ifd"} or uses_hidden:
         columns = _score(material, options)
         hidden = torch.from_numpy(columns.pop("embedding"))
+        usable &= torch.isfinite(hidden).all(1).numpy()
         figures |= columns
     if "ifd" in wanted:
         figures["ifd"] = _ifd(material, options, figures)
     if "length" in wanted:
         figures["length"] = lengths(material)
-    uses_hidden = options.embedding == "hidden" or (options.embedding == "auto" and hidden is not None)
     words = None
     if "words" in wanted or ("points" in wanted and material.embed is None and not uses_hidden):
         with material.stage("embed words", len(material.items)) as on_progress:
             words = tfidf(material.items, options.embed_dim, on_progress)
-    points = _points(material, options, hidden if uses_hidden else None, words) if "points" in wanted else None
     similarity = _similarity(material, options, wanted, seed)
+    trajectories = _trajectories(material, options, seed) if "trajectories" in wanted else None
+    for values in (*figures.values(), similarity, trajectories):
+        if values is not None:
+            usable &= np.isfinite(np.asarray(values)).reshape(len(usable), -1).all(1)
+    points = None
+    if "points" in wanted:
+        points = _points(material, options, hidden if uses_hidden else None, words, usable)
     return Pool(
         size=len(material.items),
         options=options,
         seed=seed,
         figures=figures,
+        usable=usable,
         points=points,
         words=words if "words" in wanted else None,
         similarity=similarity,
         dev_tasks=[sample.task for sample in material.dev or ()],
-        trajectories=_trajectories(material, options, seed) if "trajectories" in wanted else None,
+        trajectories=trajectories,
     )
 
 
@@ -99,20 +115,38 @@ def lengths(material: Material) -> np.ndarray:
     return np.array(counted, dtype=np.float64)
 
 
-def _points(material: Material, options: CoresetConfig, hidden: Tensor | None, words: Tensor | None) -> Tensor:
-    """Unit rows: the caller's embedding, else the model's hidden states, else words; whitened if asked for."""
+def embedded(embed: Embed, items: Sequence[Item]) -> Tensor:
+    """The caller's embedding as unit rows on the CPU. Raises ValueError if it is not one finite vector a sample."""
+    vectors = torch.as_tensor(embed(items)).detach().float().cpu()
+    if vectors.ndim != 2 or len(vectors) != len(items) or not torch.isfinite(vectors).all():
+        shape = f"{tuple(vectors.shape)}{'' if torch.isfinite(vectors).all() else ' with NaN or infinity'}"
+        raise ValueError(f"embed must return one finite vector a sample, ({len(items)}, d), got {shape}")
+    return F.normalize(vectors, dim=1)
+
+
+def _points(
+    material: Material, options: CoresetConfig, hidden: Tensor | None, words: Tensor | None, usable: np.ndarray
+) -> Tensor:
+    """Unit rows: the caller's embedding, else the model's hidden states, else words; whitened if asked for.
+
+    Rows of samples that are not usable are zero, and have no part in means.
+    """
     if material.embed is not None:
-        vectors = torch.as_tensor(material.embed(material.items)).float()
-        if vectors.ndim != 2 or len(vectors) != len(material.items):
-            shape = tuple(vectors.shape)
-            raise ValueError(f"embed must return one vector a sample, ({len(material.items)}, d), got {shape}")
-        points = F.normalize(vectors, dim=1)
+        points = embedded(material.embed, material.items)
     elif hidden is not None:
-        points = centred(hidden)
+        points = _on_usable(centred, hidden, usable)
     else:
         assert words is not None
         points = words
-    return whitened(points, options.embed_dim) if options.whiten else points
+    return _on_usable(lambda rows: whitened(rows, options.embed_dim), points, usable) if options.whiten else points
+
+
+def _on_usable(change: Callable[[Tensor], Tensor], points: Tensor, usable: np.ndarray) -> Tensor:
+    if not usable.any():
+        return torch.zeros_like(points)
+    places = torch.from_numpy(usable.nonzero()[0])
+    changed = change(points[places])
+    return changed.new_zeros(len(points), changed.shape[1]).index_copy_(0, places, changed)
 
 
 def _score(material: Material, options: CoresetConfig) -> Columns:
@@ -138,8 +172,11 @@ def _similarity(material: Material, options: CoresetConfig, wanted: set[str], se
     name, kind = ("sketch", f"sketch{options.sketch_dim}") if sketch else ("embedding", "scores")
     pool = torch.from_numpy(_passes(material, material.encoded or (), options, "score", kind, sketch)[name])
     dev = torch.from_numpy(_passes(material, material.dev, options, "score development set", kind, sketch)[name])
+    if not torch.isfinite(dev).all():
+        bad = [material.dev[place].sample_id for place in (~torch.isfinite(dev).all(1)).nonzero()[:, 0].tolist()]
+        raise ValueError(f"coreset.dev_data: the model's figures of {', '.join(bad)} are not finite; leave them out")
     if sketch is None:  # hidden states share a mean; gradients do not
-        mean = pool.mean(0)
+        mean = pool[torch.isfinite(pool).all(1)].mean(0)
         pool, dev = pool - mean, dev - mean
     return (F.normalize(pool, dim=1) @ F.normalize(dev, dim=1).T).numpy()
 
@@ -157,13 +194,13 @@ def _passes(
     assert model is not None
     store = store_for(model, kind, options.cache)
     with material.stage(title, len(samples)) as on_progress:
-        columns, tokens = store.complete(
+        columns, scored, reused = store.complete(
             samples,
             lambda part: scoring.score_passes(model, part, batch_tokens=options.batch_tokens, sketch=sketch),
             on_progress,
         )
-    material.forward_tokens += tokens
-    material.reused_tokens += sum(len(sample.input_ids) for sample in samples) - tokens
+    material.forward_tokens += scored
+    material.reused_tokens += reused
     return columns
 
 

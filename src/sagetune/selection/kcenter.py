@@ -16,7 +16,9 @@ from sagetune.selection.picks import Picks, Progress
 
 ACTIVE_SHARE = 0.05
 """Share of the samples, the least covered ones, among which picks are made between two passes over all."""
-BLOCK = 8192
+BLOCK = 2048
+BLOCK_FLOATS = 2**25
+"""Similarities that are held at once, 128 MB."""
 NEIGHBOURS = 10
 DENSITY_SAMPLE = 10_000
 
@@ -72,13 +74,14 @@ def _farthest_first(points: Tensor, k: int, selected: Tensor | None, on_progress
     active_size = min(len(points), max(64, int(len(points) * ACTIVE_SHARE)))
     while len(indices) < k:
         assert pending is not None
-        for start in range(0, len(points), BLOCK):
-            block = nearest[start : start + BLOCK]
-            torch.maximum(block, (points[start : start + BLOCK] @ pending.T).amax(1), out=block)
+        size = max(1, BLOCK_FLOATS // len(pending))
+        for start in range(0, len(points), size):
+            block = nearest[start : start + size]
+            torch.maximum(block, (points[start : start + size] @ pending.T).amax(1), out=block)
         nearest[indices] = 3.0  # never again
         bounds, active = torch.topk(nearest, active_size, largest=False)
         outside = float(bounds[-1]) if active_size < len(points) else 3.0
-        active = active.sort().values  # ties go to the lower index
+        active = active.sort().values
         now, rows = nearest[active], points[active]
         made: list[int] = []
         while len(indices) < k:
@@ -106,11 +109,17 @@ def _by_density(points: Tensor, outlier_share: float, seed: int) -> tuple[np.nda
         return np.arange(len(points)), np.arange(0)
     sample = np.random.default_rng(seed).permutation(len(points))[:DENSITY_SAMPLE]
     others = points[torch.from_numpy(np.sort(sample))]
-    near = min(NEIGHBOURS + 1, len(others))  # a point of the sample is its own nearest neighbour
-    density = torch.cat(
-        [(points[s : s + BLOCK] @ others.T).topk(near).values[:, 1:].mean(1) for s in range(0, len(points), BLOCK)]
-    )
-    order = np.argsort(density.cpu().numpy(), kind="stable")
+    place = np.full(len(points), -1)
+    place[np.sort(sample)] = np.arange(len(sample))
+    near = min(NEIGHBOURS, max(len(others) - 1, 1))
+    density = []
+    for start in range(0, len(points), BLOCK):
+        similar = points[start : start + BLOCK] @ others.T
+        own = place[start : start + BLOCK]
+        inside = np.flatnonzero(own >= 0)
+        similar[torch.from_numpy(inside), torch.from_numpy(own[inside])] = -2.0  # a point is no neighbour of itself
+        density.append(similar.topk(near).values.mean(1))
+    order = np.argsort(torch.cat(density).cpu().numpy(), kind="stable")
     return np.sort(order[num:]), np.sort(order[:num])
 
 

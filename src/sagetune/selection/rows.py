@@ -15,7 +15,7 @@ from sagetune.chat import IGNORE_INDEX
 from sagetune.config import CoresetConfig
 from sagetune.selection.embedding import centred
 from sagetune.selection.picks import Picks
-from sagetune.selection.scoring import score_rows
+from sagetune.selection.scoring import Columns, passes, score_rows
 from sagetune.selection.strategies import Pool, choose, needs
 
 
@@ -34,9 +34,13 @@ class RowChooser:
         """The rows that stay, in the batch's order and padded to the longest of them; and all that is known of them."""
         rows = len(batch["labels"])
         keep = max(1, round(rows / self.options.candidates))
+        everything = batch, Picks.of(np.arange(rows), np.zeros(rows))
         if keep == rows:
-            return batch, Picks.of(np.arange(rows), np.zeros(rows))
-        picks = choose(self.strategy, self._pool(model, batch), keep)
+            return everything
+        pool = self._pool(model, batch)
+        if pool.usable is not None and not pool.usable.all():
+            return everything  # the step itself refuses a loss that is not finite, and names the sample
+        picks = choose(self.strategy, pool, keep)
         order = np.argsort(picks.indices)
         return take(batch, picks.indices[order]), Picks(picks.indices[order], picks.scores[order])
 
@@ -45,12 +49,25 @@ class RowChooser:
         length = (batch["labels"][:, 1:] != IGNORE_INDEX).sum(1).cpu().numpy().astype(np.float64)
         # Random draws follow from the rows, so a resumed run repeats them.
         seed = zlib.crc32(batch["sample_index"].cpu().numpy().tobytes(), self.seed)
-        figures, points = {"length": length}, None
+        figures, points, usable = {"length": length}, None, None
         if wanted - {"length", "words"}:
-            scores = score_rows(model, batch)
-            figures |= {"loss": scores.loss.cpu().numpy(), "el2n": scores.el2n.cpu().numpy()}
-            points = centred(scores.embedding).cpu()
-        return Pool(size=len(length), options=self.options, seed=seed, figures=figures, points=points)
+            columns = self._score(model, batch)
+            hidden = torch.from_numpy(columns.pop("embedding"))
+            figures |= columns
+            usable = np.isfinite(columns["loss"]) & torch.isfinite(hidden).all(1).numpy()
+            points = centred(hidden)
+        return Pool(size=len(length), options=self.options, seed=seed, figures=figures, points=points, usable=usable)
+
+    def _score(self, model: nn.Module, batch: Batch) -> Columns:
+        """Figures of the rows, at most coreset.batch_tokens tokens at a time."""
+        lengths = batch["attention_mask"].sum(1).tolist()
+        columns: Columns = {}
+        for places in passes(lengths, self.options.batch_tokens):
+            scores = score_rows(model, take(batch, np.array(places)))
+            for name, tensor in (("loss", scores.loss), ("el2n", scores.el2n), ("embedding", scores.embedding)):
+                values = tensor.float().cpu().numpy()
+                columns.setdefault(name, np.empty((len(lengths), *values.shape[1:]), dtype=np.float32))[places] = values
+        return columns
 
 
 def scores_rows(strategy: str, options: CoresetConfig) -> bool:

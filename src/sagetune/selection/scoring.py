@@ -106,9 +106,11 @@ def score_rows(model: nn.Module, batch: Batch, sketch: Sketch | None = None) -> 
     causal = language_model(model)
     was_training = causal.training
     causal.eval()
-    with last_hidden(causal) as hidden:
-        found = supervised_logits(causal, batch)
-    causal.train(was_training)
+    try:
+        with last_hidden(causal) as hidden:
+            found = supervised_logits(causal, batch)
+    finally:
+        causal.train(was_training)
     mask = batch["attention_mask"].bool()
     states = hidden[0][0] if bare(causal).config._attn_implementation == SEGMENT else hidden[0][mask]  # (tokens, d)
     tokens = _token_figures(found, sketch)

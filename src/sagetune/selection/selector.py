@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -21,11 +20,22 @@ from sagetune.formats import from_record
 from sagetune.selection import scoring
 from sagetune.selection.embedding import tfidf
 from sagetune.selection.facility import DENSE_LIMIT
-from sagetune.selection.features import Embed, Item, Material, Stage, no_stage, pool_of, runs_model
+from sagetune.selection.features import (
+    Embed,
+    Item,
+    Material,
+    Stage,
+    embedded,
+    needs_model,
+    no_stage,
+    pool_of,
+    uses_model,
+)
 from sagetune.selection.picks import Picks
 from sagetune.selection.strategies import Pool, choose
 
 MAX_LENGTH = 2048
+BLOCK = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +98,11 @@ class CoresetSelector:
     def select(self, samples: Sequence[dict[str, Any]], model: nn.Module | None = None) -> list[dict[str, Any]]:
         """The selected dicts themselves, in the order of choosing: highest loss, gain or similarity first.
 
-        samples: records in any format that `sagetune.formats` reads, or tokenised ones (`input_ids` and, if not every
-        token is supervised, `labels` with -100). model: a Transformers or PEFT model, or a module that holds one.
-        Returns min(target_size, len(samples)) of them, fewer only where losses are not finite. Raises ValueError if the
-        strategy scores by a model and there is none, and for a sample without a supervised token.
+        samples: records in any format that `sagetune.formats` reads, or tokenised ones (`input_ids`; `labels` with -100
+        if not every token is supervised; `attention_mask` if there is padding). model: a Transformers or PEFT model, or
+        a module that holds one. Returns min(target_size, len(samples)) of them; fewer only where the model's figures
+        are not finite, or coreset.dedup=pool leaves fewer. Raises ValueError if the strategy scores by a model and
+        there is none, and for a sample without a supervised token.
         """
         indices = self.select_indices(samples, model).picks.indices
         return [samples[index] for index in indices]
@@ -99,11 +110,11 @@ class CoresetSelector:
     def select_indices(self, samples: Sequence[dict[str, Any]], model: nn.Module | None = None) -> Selection:
         """Which samples `select` returns, with scores, features and costs."""
         self._check_model(model)
-        if model is not None and runs_model(self.strategy, self.options, self.embed):
+        if model is not None and uses_model(self.strategy, self.options, self.embed):
             encoded = self.encode(samples, model)
             dev = self.encode(self.dev_samples, model, "dev_samples") if self.dev_samples else None
         else:
-            encoded, dev = None, None
+            model, encoded, dev = None, None, None
         items = [_item(sample, f"samples[{index}]") for index, sample in enumerate(samples)]
         return self.run(items, encoded, model, dev)
 
@@ -150,13 +161,14 @@ class CoresetSelector:
                 f"samples; select(...) covers larger pools without one"
             )
         items = [_item(sample, f"samples[{index}]") for index, sample in enumerate(samples)]
-        if self.embed is None:
-            points = tfidf(items, self.options.embed_dim)
-        else:
-            points = nn.functional.normalize(torch.as_tensor(self.embed(items)).float(), dim=1)
-        distances = (1 - points @ points.T).clamp_(0, 2)
-        distances = (distances + distances.T) / 2
-        return distances.fill_diagonal_(0).numpy()
+        points = tfidf(items, self.options.embed_dim) if self.embed is None else embedded(self.embed, items)
+        distances = (points @ points.T).neg_().add_(1).clamp_(0, 2).fill_diagonal_(0)
+        for start in range(0, len(points), BLOCK):  # the two halves of a product may differ in the last bit
+            distances[start:, start : start + BLOCK] = distances[start : start + BLOCK, start:].T.clone()
+        for start in range(0, len(points), BLOCK):
+            corner = distances[start : start + BLOCK, start : start + BLOCK]
+            corner.copy_(corner.triu() + corner.triu(1).T)
+        return distances.numpy()
 
     def encode(self, samples: Sequence[dict[str, Any]], model: nn.Module, name: str = "samples") -> list[Encoded]:
         """Tokens and labels of each sample. Raises ValueError for one that cannot train, with its place and why."""
@@ -164,6 +176,9 @@ class CoresetSelector:
         for index, sample in enumerate(samples):
             item = _item(sample, f"{name}[{index}]")
             result = item if isinstance(item, Encoded) else encode(item, self._tokenizer(model), self.max_length)
+            if isinstance(result, Encoded) and len(result.input_ids) > self.max_length:
+                long = f"{len(result.input_ids)} tokens, max_length is {self.max_length}"
+                raise ValueError(f"{name}[{index}]: {long}; shorten it or pass CoresetSelector(max_length=...)")
             if isinstance(result, Unfit):
                 raise ValueError(f"{name}[{index}]: cannot train ({result.reason}: {result.detail}); leave it out")
             encoded.append(result)
@@ -180,7 +195,7 @@ class CoresetSelector:
         return self.tokenizer
 
     def _check_model(self, model: nn.Module | None) -> None:
-        if model is None and runs_model(self.strategy, self.options, self.embed):
+        if model is None and needs_model(self.strategy, self.options, self.embed):
             raise ValueError(
                 f"strategy {self.strategy!r} scores samples by a model: pass select(samples, model=...), "
                 f"or use diversity, length or random"
@@ -196,8 +211,12 @@ def _item(sample: dict[str, Any], place: str) -> Item:
             raise ValueError(f"{place}: {error}") from error
     input_ids = [int(token) for token in sample["input_ids"]]
     labels = [int(label) for label in sample.get("labels", input_ids)]
-    if len(labels) != len(input_ids):
-        raise ValueError(f"{place}.labels: has {len(labels)} entries, input_ids has {len(input_ids)}")
+    mask = [bool(real) for real in sample.get("attention_mask", [1] * len(input_ids))]
+    for name, values in (("labels", labels), ("attention_mask", mask)):
+        if len(values) != len(input_ids):
+            raise ValueError(f"{place}.{name}: has {len(values)} entries, input_ids has {len(input_ids)}")
+    input_ids = [token for token, real in zip(input_ids, mask, strict=True) if real]
+    labels = [label for label, real in zip(labels, mask, strict=True) if real]
     if not any(label != IGNORE_INDEX for label in labels[1:]):
         raise ValueError(f"{place}.labels: no token is supervised (all -100, or only the first), so it has no loss")
     return Encoded(str(sample.get("id", place)), str(sample.get("task", "")), input_ids, labels, None, 0)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 BLOCK = 1024
+BLOCK_FLOATS = 2**25
+"""Similarities that are held at once, 128 MB."""
 CELL = 2_000
 """Mean samples of a cell, where a pool is too large to compare every pair."""
 PAIRS_LIMIT = 50_000
@@ -47,11 +49,29 @@ def keep_dissimilar(points: Tensor, limit: float, num: int | None = None) -> np.
 def without_near_duplicates(points: Tensor, similarity: float, seed: int = 0) -> np.ndarray:
     """Places of the points that stay when of every near-duplicate pair the later one goes, in order.
 
-    points: float32 (n, d), unit rows. similarity: cosine from which two points are near-duplicates. Above PAIRS_LIMIT
-    points only those are compared that share the nearest of n / CELL random points (as SemDeDup does with k-means,
-    arXiv:2303.09540): some pairs at the border of two cells stay.
+    points: float32 (n, d), unit rows; rows of zeros are repeats of each other. similarity: cosine from which two points
+    are near-duplicates; exact repeats are found at 1, too. Above PAIRS_LIMIT points only those are compared that share
+    the nearest of n / CELL random points (as SemDeDup does with k-means, arXiv:2303.09540): some pairs at the border of
+    two cells stay.
     """
-    limit = float(np.nextafter(np.float32(similarity), np.float32(-1)))
+    empty = np.flatnonzero(~points.any(1).cpu().numpy())[1:]
+    return np.setdiff1d(_without_repeats(points, _limit(similarity), seed), empty)
+
+
+def unlike(points: Tensor, others: Tensor, similarity: float) -> np.ndarray:
+    """Places of the points that are no near-duplicate of any of `others`, in order."""
+    limit = _limit(similarity)
+    size = max(1, BLOCK_FLOATS // max(len(others), 1))
+    parts = [(part @ others.T).amax(1) <= limit for part in points.split(size)] if len(others) else []
+    return np.flatnonzero(torch.cat(parts).cpu().numpy()) if parts else np.arange(len(points))
+
+
+def _limit(similarity: float) -> float:
+    """The largest cosine that is still no near-duplicate; that of a row with itself can be a little under 1."""
+    return min(float(np.nextafter(np.float32(similarity), np.float32(-1))), 1 - 1e-6)
+
+
+def _without_repeats(points: Tensor, limit: float, seed: int) -> np.ndarray:
     if len(points) <= PAIRS_LIMIT:
         return keep_dissimilar(points, limit)
     centres = points[torch.from_numpy(np.random.default_rng(seed).permutation(len(points))[: len(points) // CELL])]

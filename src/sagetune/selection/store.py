@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,16 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from platformdirs import user_cache_path
 from torch import nn
 
 from sagetune.chat import Encoded
 from sagetune.selection.picks import Progress
-from sagetune.selection.scoring import Columns
+from sagetune.selection.scoring import Columns, bare, language_model
 
-VERSION = 1
+VERSION = 2
 """Of what the figures mean; a new number computes them anew."""
 WRITE_EVERY = 512
 """Samples after which new scores are written."""
@@ -41,13 +45,14 @@ class ScoreStore:
         samples: Sequence[Encoded],
         make: Callable[[Sequence[Encoded]], Iterator[tuple[list[int], Columns]]],
         on_progress: Progress | None = None,
-    ) -> tuple[Columns, int]:
-        """The figures of `samples`, in their order, and how many tokens had to be scored for that.
+    ) -> tuple[Columns, int, int]:
+        """The figures of `samples`, in their order; the tokens that were scored for that; and those that were known.
 
         make: scores samples stretch by stretch, as `score_passes`; it gets those that the folder lacks.
         """
         keys = [sample_key(sample) for sample in samples]
         known = self._read(set(keys))
+        reused = sum(len(sample.input_ids) for sample, key in zip(samples, keys, strict=True) if key in known)
         missing = list({key: place for place, key in enumerate(keys) if key not in known}.values())
         if on_progress is not None and len(keys) > len(missing):
             on_progress(len(keys) - len(missing))
@@ -64,8 +69,8 @@ class ScoreStore:
         self._write(fresh)
         known |= fresh
         names = known[keys[0]] if keys else {}
-        tokens = sum(len(sample.input_ids) for sample in lacking)
-        return {name: np.stack([known[key][name] for key in keys]) for name in names}, tokens
+        scored = sum(len(sample.input_ids) for sample in lacking)
+        return {name: np.stack([known[key][name] for key in keys]) for name in names}, scored, reused
 
     def _read(self, wanted: set[bytes]) -> dict[bytes, dict[str, np.ndarray]]:
         known: dict[bytes, dict[str, np.ndarray]] = {}
@@ -73,10 +78,11 @@ class ScoreStore:
             try:
                 with np.load(path) as file:
                     columns = {name: file[name] for name in file.files}
-            except (BadZipFile, EOFError, ValueError):  # a full disk cut it short: as good as not there
+                keys = columns.pop(KEY)
+            except (BadZipFile, EOFError, KeyError, ValueError):  # a full disk cut it short: as good as not there
                 path.unlink(missing_ok=True)
                 continue
-            for row, key in enumerate(columns.pop(KEY)):
+            for row, key in enumerate(keys):
                 if key.tobytes() in wanted:
                     known[key.tobytes()] = {name: column[row] for name, column in columns.items()}
         return known
@@ -84,15 +90,20 @@ class ScoreStore:
     def _write(self, scored: dict[bytes, dict[str, np.ndarray]]) -> None:
         if self._folder is None or not scored:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
         rows = list(scored.values())
         columns: dict[str, Any] = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         columns[KEY] = np.frombuffer(b"".join(scored), dtype=np.uint8).reshape(len(scored), -1)
         path = self._folder / f"{uuid.uuid4().hex}.npz"
         partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez(file, **columns)
-        os.replace(partial, path)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                np.savez(file, **columns)
+            os.replace(partial, path)
+        except OSError as error:  # a full disk costs the cache, not the scores
+            if self._folder.is_dir():
+                partial.unlink(missing_ok=True)
+            warnings.warn(f"scores are not kept ({error}); coreset.cache=false turns the cache off", stacklevel=2)
 
 
 def store_for(model: nn.Module, kind: str, use_cache: bool) -> ScoreStore:
@@ -104,9 +115,17 @@ def store_for(model: nn.Module, kind: str, use_cache: bool) -> ScoreStore:
 
 
 def model_key(model: nn.Module) -> str:
-    """A hash of every tensor of the model: names, types and bytes."""
-    digest = hashlib.blake2b(digest_size=12)
-    for name, tensor in sorted(model.state_dict().items()):
+    """A hash of all that the model's figures follow from: configuration, adapters and how they act, every tensor."""
+    causal = language_model(model)
+    digest = hashlib.blake2b(bare(causal).config.to_json_string().encode(), digest_size=12)
+    if isinstance(causal, PeftModel):
+        settings = {name: config.to_dict() for name, config in causal.peft_config.items()}
+        digest.update(json.dumps([settings, causal.active_adapters], default=str, sort_keys=True).encode())
+    for name, module in causal.named_modules():
+        if isinstance(module, LoraLayer):
+            acts = [name, module.disable_adapters, module.merged_adapters, sorted(module.scaling.items())]
+            digest.update(json.dumps(acts).encode())
+    for name, tensor in sorted(causal.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(flat.numpy().data)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from sagetune.selection.facility import facility_location
 from sagetune.selection.kcenter import kcenter
 from sagetune.selection.picks import Picks, Progress, shares, top
 from sagetune.selection.scoring import Columns
-from sagetune.selection.similar import keep_dissimilar, without_near_duplicates
+from sagetune.selection.similar import keep_dissimilar, unlike, without_near_duplicates
 
 STRATA = 50
 """Bins of the score in CCS, as in its paper."""
@@ -36,6 +36,8 @@ class Pool:
     seed: int = 0
     figures: Columns = field(default_factory=dict)
     """float (n,) by name: loss, el2n, accuracy, ifd, length (supervised tokens)."""
+    usable: np.ndarray | None = None
+    """bool (n,): whether all that is known of a sample is finite; the others may not be chosen. None = all are."""
     points: Tensor | None = None
     """Embeddings, unit rows float32 (n, d)."""
     words: Tensor | None = None
@@ -49,8 +51,11 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """choose(pool, candidates int64 (m,), k, on_progress) -> picks among the candidates. needs: features of the pool;
-    "score" stands for the figure that coreset.score names."""
+    """choose(pool, candidates int64 (m,), k, on_progress) -> picks among the candidates.
+
+    needs: features of the pool; "score" stands for the figure that coreset.score names, "coverage" for points and, to
+    tell near-duplicates, words.
+    """
 
     choose: Callable[[Pool, np.ndarray, int, Progress | None], Picks]
     needs: tuple[str, ...] = ()
@@ -102,10 +107,7 @@ def cover_by_centres(pool: Pool, candidates: np.ndarray, k: int, on_progress: Pr
 def hybrid(pool: Pool, candidates: np.ndarray, k: int, on_progress: Progress | None) -> Picks:
     """round(loss_ratio k) samples by loss, then the rest by coverage given those: ratio 1 is loss_topk, 0 diversity."""
     k = min(k, len(candidates))
-    by_loss = loss_topk(pool, candidates, math.floor(pool.options.loss_ratio * k + 0.5), None)
-    rest = np.setdiff1d(candidates, by_loss.indices)
-    left = k - len(by_loss.indices)
-    return by_loss.then(_cover(pool, rest, left, by_loss.indices, pool.options.coverage, on_progress))
+    return _hybrid(pool, candidates, k, _num_by_loss(pool, k), on_progress)
 
 
 def ccs(pool: Pool, candidates: np.ndarray, k: int, on_progress: Progress | None) -> Picks:
@@ -165,10 +167,10 @@ STRATEGIES = {
     "el2n": Strategy(el2n, ("el2n",)),
     "ifd": Strategy(ifd, ("ifd",)),
     "ccs": Strategy(ccs, ("score",)),
-    "diversity": Strategy(diversity, ("points",)),
-    "facility_location": Strategy(cover_by_facilities, ("points",)),
-    "kcenter": Strategy(cover_by_centres, ("points",)),
-    "hybrid": Strategy(hybrid, ("loss", "points")),
+    "diversity": Strategy(diversity, ("coverage",)),
+    "facility_location": Strategy(cover_by_facilities, ("coverage",)),
+    "kcenter": Strategy(cover_by_centres, ("coverage",)),
+    "hybrid": Strategy(hybrid, ("loss", "coverage")),
     "deita": Strategy(deita, ("score", "points")),
     "rds": Strategy(targeted, ("target_hidden",)),
     "grad_sketch": Strategy(targeted, ("target_sketch",)),
@@ -181,47 +183,72 @@ def needs(strategy: str, options: CoresetConfig) -> set[str]:
     """The features that a strategy uses under `options`."""
     found = {options.score if need == "score" else need for need in STRATEGIES[strategy].needs}
     if options.prune_top > 0:
-        found.add("loss")
+        found.add(_pruned_by(strategy, options))
     if options.length_bins > 1:
         found.add("length")
-    if ("points" in found and options.dedup == "coverage") or options.dedup == "pool":
+    if ("coverage" in found and options.dedup == "coverage") or options.dedup == "pool":
         found.add("words")
-    return found
+    return {"points" if need == "coverage" else need for need in found}
 
 
 def choose(strategy: str, pool: Pool, k: int, tasks: Sequence[str] = (), on_progress: Progress | None = None) -> Picks:
     """Run a strategy on the pool under its options: what may be chosen, and how much of each group.
 
-    Samples whose loss is not finite are never chosen. tasks: of each sample, for coreset.stratify.
+    tasks: of each sample, for coreset.stratify. Returns min(k, allowed samples) picks. Raises ValueError if a pool has
+    no sample whose figures are finite.
     """
     function = STRATEGIES[strategy].choose
-    candidates = allowed(pool)
+    candidates = allowed(pool, strategy, k)
     k = min(k, len(candidates))
     groups = _groups(pool, candidates, tasks)
     if len(groups) == 1:
         return function(pool, candidates, k, on_progress) if k else Picks.of([], [])
+    budgets = shares(k, [len(group) for group in groups])
+    by_loss = shares(_num_by_loss(pool, k), budgets)  # rounded once: many small groups would lose the ratio
     picks = Picks.of([], [])
-    for group, budget in zip(groups, shares(k, [len(group) for group in groups]), strict=True):
-        if budget:
-            picks = picks.then(function(pool, group, budget, on_progress))
+    for number, (group, budget, hardest) in enumerate(zip(groups, budgets, by_loss, strict=True)):
+        part = replace(pool, seed=pool.seed + number)  # else groups of one size would draw the same places
+        if budget and strategy == "hybrid":
+            picks = picks.then(_hybrid(part, group, budget, hardest, on_progress))
+        elif budget:
+            picks = picks.then(function(part, group, budget, on_progress))
     return picks
 
 
-def allowed(pool: Pool) -> np.ndarray:
-    """The samples that may be chosen: finite figures, no near-duplicate of an earlier one, not pruned; in order."""
+def allowed(pool: Pool, strategy: str, k: int) -> np.ndarray:
+    """The samples that may be chosen: usable, no near-duplicate of an earlier one, not pruned; in order.
+
+    Pruning takes the share that coreset.prune_top says, rounded up, but leaves k samples.
+    """
     options = pool.options
-    finite = np.ones(pool.size, dtype=bool)
-    for column in pool.figures.values():
-        finite &= np.isfinite(column)
-    candidates = finite.nonzero()[0]
+    usable = np.ones(pool.size, dtype=bool) if pool.usable is None else pool.usable
+    candidates = usable.nonzero()[0]
+    if pool.size and not len(candidates):
+        raise ValueError("the model's loss or hidden state of every sample is not finite: nothing can be selected")
     if options.dedup == "pool" and pool.words is not None:
         words = pool.words[torch.from_numpy(candidates)]
         candidates = candidates[without_near_duplicates(words, options.dedup_similarity, pool.seed)]
-    pruned = int(len(candidates) * options.prune_top)
-    if pruned:
-        hardest = top(pool.figures["loss"][candidates], pruned).among(candidates)
+    pruned = min(math.ceil(len(candidates) * options.prune_top), len(candidates) - k)
+    if pruned > 0:
+        hardest = top(pool.figures[_pruned_by(strategy, options)][candidates], pruned).among(candidates)
         candidates = np.setdiff1d(candidates, hardest.indices)
     return candidates
+
+
+def _pruned_by(strategy: str, options: CoresetConfig) -> str:
+    """The figure whose highest share is pruned: the loss, but in CCS, whose paper prunes its own score, that score."""
+    return options.score if strategy == "ccs" else "loss"
+
+
+def _num_by_loss(pool: Pool, k: int) -> int:
+    return math.floor(pool.options.loss_ratio * k + 0.5)
+
+
+def _hybrid(pool: Pool, candidates: np.ndarray, k: int, num_by_loss: int, on_progress: Progress | None) -> Picks:
+    by_loss = loss_topk(pool, candidates, num_by_loss, None)
+    rest = np.setdiff1d(candidates, by_loss.indices)
+    left = k - len(by_loss.indices)
+    return by_loss.then(_cover(pool, rest, left, by_loss.indices, pool.options.coverage, on_progress))
 
 
 def _cover(
@@ -264,9 +291,9 @@ def _without_repeats(pool: Pool, candidates: np.ndarray, selected: np.ndarray) -
     """The candidates that resemble neither `selected` nor an earlier candidate too much, and the others."""
     if pool.options.dedup != "coverage" or pool.words is None:
         return candidates, candidates[:0]
-    both = np.concatenate([selected, candidates])
-    kept = both[without_near_duplicates(pool.words[torch.from_numpy(both)], pool.options.dedup_similarity, pool.seed)]
-    fresh = np.setdiff1d(kept, selected)
+    similarity, words = pool.options.dedup_similarity, pool.words
+    fresh = candidates[unlike(words[torch.from_numpy(candidates)], words[torch.from_numpy(selected)], similarity)]
+    fresh = fresh[without_near_duplicates(words[torch.from_numpy(fresh)], similarity, pool.seed)]
     return fresh, np.setdiff1d(candidates, fresh)
 
 

@@ -34,11 +34,13 @@ def summarise(
     *,
     lengths: np.ndarray,
     losses: np.ndarray | None,
+    num_unusable: int = 0,
 ) -> dict[str, Any]:
     """One entry of selection.json: which samples, and what distinguishes them from the pool.
 
-    coverage: mean TF-IDF cosine of a pool sample to the nearest other chosen one, 0-1. duplicate_share: share of the
-    chosen that resemble an earlier chosen one by a cosine of at least 0.95. Both by TF-IDF, whatever the strategy used.
+    num_unusable: samples whose figures are not finite, which no strategy may choose. coverage: mean TF-IDF cosine of a
+    pool sample to the nearest other chosen one, 0-1. duplicate_share: share of the chosen that resemble an earlier
+    chosen one by a cosine of at least 0.95. Both by TF-IDF, whatever the strategy used.
     """
     words = tfidf(items, DIM)
     chosen = picks.indices
@@ -48,6 +50,7 @@ def summarise(
     return {
         "num_pool": len(items),
         "num_selected": len(chosen),
+        "num_unusable": num_unusable,
         "tasks": {name: {"pool": names[name], "selected": selected[name]} for name in sorted(names)},
         "coverage": _coverage(words, chosen),
         "duplicate_share": 1 - len(kept) / max(len(chosen), 1),
@@ -89,6 +92,7 @@ def _coverage(words: Tensor, chosen: np.ndarray) -> float:
 
 def _against_pool(values: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
     """Means and a common histogram of a figure, in the pool and among the chosen."""
+    values = values.astype(np.float64)
     finite = values[np.isfinite(values)]
     if not len(finite):
         return {"pool_mean": None, "selected_mean": None, "edges": [], "pool": [], "selected": []}

@@ -36,7 +36,8 @@ def trainable_adapter(model: nn.Module, seed: int) -> Iterator[PeftModel]:
     """
     causal = language_model(model)
     training = causal.training
-    with torch.random.fork_rng(devices=[]):
+    trained = {name: parameter.requires_grad for name, parameter in causal.named_parameters()}
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         adapted = causal if isinstance(causal, PeftModel) else _with_adapter(causal)
         before = {name: p.detach().clone() for name, p in adapted.named_parameters() if p.requires_grad}
@@ -52,6 +53,8 @@ def trainable_adapter(model: nn.Module, seed: int) -> Iterator[PeftModel]:
                         parameter.grad = None
             if adapted is not causal:
                 adapted.unload()
+                for name, parameter in causal.named_parameters():
+                    parameter.requires_grad_(trained[name])
             causal.train(training)
 
 
@@ -77,7 +80,11 @@ def checkpoints(
             rates.append(options.warmup_learning_rate * (1 - step / total))
             optimizer.param_groups[0]["lr"] = rates[-1]
             losses = token_losses(model, to_device(collate(samples, places.tolist(), pad_token_id=0), device))
-            ((losses.nll * losses.weights).sum() / losses.weights.sum()).backward()
+            loss = (losses.nll * losses.weights).sum() / losses.weights.sum()
+            if not torch.isfinite(loss):
+                names = ", ".join(samples[place].sample_id for place in places)
+                raise ValueError(f"the loss of the warm-up is not finite; leave out the bad one of the samples {names}")
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             step += 1
@@ -94,7 +101,7 @@ def gradient_features(
     optimizer: AdamW | None = None,
     on_progress: Progress | None = None,
 ) -> Tensor:
-    """Unit rows float32 (n, D): the gradient of each sample's mean loss by the adapter, sketched.
+    """Unit rows float32 (n, D): the gradient of each sample's mean loss by the adapter, sketched; NaN where it is.
 
     optimizer: its moments turn the gradient into Adam's direction m / (sqrt(v) + epsilon), as LESS does for training
     samples (its equation 5, with Adam's bias correction); None = the gradient itself, as for the development set.
@@ -111,7 +118,10 @@ def gradient_features(
         losses = token_losses(model, to_device(collate(samples, [place], pad_token_id=0), device))
         ((losses.nll * losses.weights).sum() / losses.weights.sum()).backward()
         direction = torch.cat([_direction(p, optimizer).flatten().cpu() for p in parameters])
-        rows[place].index_add_(0, bucket, direction * sign)
+        if torch.isfinite(direction).all():
+            rows[place].index_add_(0, bucket, direction * sign)
+        else:
+            rows[place] = float("nan")
         model.zero_grad()
         if on_progress is not None:
             on_progress(1)
