@@ -45,7 +45,7 @@ from sagetune.evaluation.actions import evaluate_actions
 from sagetune.formats import to_openai
 from sagetune.run import quiet_libraries
 from sagetune.sample import Sample
-from sagetune.selection.features import Material, pool_of, runs_model
+from sagetune.selection.features import Material, needs_model, pool_of
 from sagetune.selection.picks import Picks
 from sagetune.selection.strategies import choose
 from sagetune.trainer import AgentSFTTrainer
@@ -127,7 +127,7 @@ def select(work: Path, strategy: str, seed: int) -> list[dict[str, Any]]:
     options = options_of(strategy)
     encoded = trainer.pool().encoded
     dev = trainer.load("agent_benchmark:tool_selection:dev", HELD_OUT + DEVELOPMENT, use="dev")[HELD_OUT:]
-    model = trainer.model if runs_model(strategy, options, None) else None
+    model = trainer.model if needs_model(strategy, options, None) else None
     material = Material(items=pool, encoded=encoded, model=model, dev=dev)
     started = time.perf_counter()
     features = pool_of(material, strategy, options, seed)

@@ -80,6 +80,7 @@ def _draw_tasks(axes: Axes, tasks: dict[str, dict[str, int]]) -> None:
         places = [place + offset for place in range(len(tasks))]
         axes.barh(places, [count[name] / total for count in tasks.values()], 0.38, color=color, label=name)
     axes.set_yticks(range(len(tasks)), list(tasks))
+    axes.set_xlim(right=1.4 * axes.get_xlim()[1])  # room for the legend beside the bars
     axes.legend(frameon=False, labelcolor=INK)
 
 
