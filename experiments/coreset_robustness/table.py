@@ -1,4 +1,4 @@
-"""picks.jsonl and runs.jsonl of study.py -> picks.csv, runs.csv, plots, and Markdown tables.
+"""picks.jsonl and runs.jsonl of study.py, added to picks.csv and runs.csv here -> both, plots, and Markdown tables.
 
 python table.py <work folder>
 """
@@ -20,8 +20,16 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, 97.5 %, by numb
 Row = dict[str, Any]
 
 
-def read(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def read(lines: Path, recorded: Path) -> list[Row]:
+    """The rows of a work folder, and those that were recorded earlier and are not in it."""
+    rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
+    known = {(row["strategy"], row["seed"], row["fraction"]) for row in rows}
+    with recorded.open(newline="") as file:
+        for row in csv.DictReader(file):
+            typed: Row = {k: v if k == "strategy" else int(v) if v.isdigit() else float(v) for k, v in row.items()}
+            if (typed["strategy"], typed["seed"], typed["fraction"]) not in known:
+                rows.append(typed)
+    return rows
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:
@@ -53,7 +61,7 @@ def shares_table(picks: list[Row]) -> None:
     print("\n| strategy | noise found, % | wrong among chosen, % | copies beside twin, % | answer | s | tokens |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for strategy in ORDER:
-        if not any(row["strategy"] == strategy for row in picks):
+        if len(by_seed(picks, strategy, FRACTIONS[0], "noise")) < len(SEEDS):
             continue
         cells = []
         for figure, scale in (("noise", 100), ("wrong", 100), ("copies", 100), ("answer_characters", 1)):
@@ -104,7 +112,7 @@ def plot(runs: list[Row]) -> None:
 
 
 def main(work: Path) -> None:
-    picks, runs = read(work / "picks.jsonl"), read(work / "runs.jsonl")
+    picks, runs = (read(work / f"{name}.jsonl", HERE / f"{name}.csv") for name in ("picks", "runs"))
     write_csv(HERE / "picks.csv", picks)
     write_csv(HERE / "runs.csv", runs)
     plot(runs)
