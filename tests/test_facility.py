@@ -121,10 +121,25 @@ def test_everything_can_be_chosen(optimizer: str) -> None:
     assert sorted(picks.indices.tolist()) == list(range(30))
 
 
-def test_coverage_is_the_objective_over_n() -> None:
+@pytest.mark.parametrize("optimizer", ["lazy", "stochastic", "partition"])
+def test_of_twins_one_is_chosen(optimizer: str) -> None:
+    """With no self-similarity at all, the best to cover a chosen sample is its twin, and both are picked."""
+    first = unit_rows(20, 400, 5)
+    twins = torch.nn.functional.normalize(first + 0.45 * unit_rows(20, 400, 6), dim=1)  # cosine 0.91
+    picks = facility_location(torch.cat([first, twins]), 20, optimizer=optimizer)
+    assert sorted(index % 20 for index in picks.indices.tolist()) == list(range(20))
+
+
+def test_nothing_is_chosen_of_nothing() -> None:
+    assert not len(facility_location(torch.zeros(0, 4), 3).indices)
+
+
+def test_coverage_counts_the_nearest_other() -> None:
     points = clustered(90, 12)
     picks = facility_location(points, 9)
     own = np.full(90, -1)
     own[picks.indices] = np.arange(9)
-    expected = value(similarities(points), picks.indices.tolist()) / 90
+    others = similarities(points)
+    np.fill_diagonal(others, 0)
+    expected = value(others, picks.indices.tolist()) / 90
     assert coverage(points, points[torch.from_numpy(picks.indices)], own, block=32) == pytest.approx(expected, rel=1e-5)

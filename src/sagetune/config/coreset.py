@@ -42,7 +42,8 @@ class CoresetConfig:
     loss_ratio: float = CORESET_LOSS_RATIO
     """Share of hybrid's samples that are selected by loss; the rest is selected for coverage given those."""
     coverage: str = "facility_location"
-    """What diversity and hybrid maximise: facility_location (without self-similarity), or kcenter."""
+    """What diversity and hybrid maximise: facility_location, in which a sample covers itself no better than its nearest
+    other would, or kcenter."""
     embedding: str = "auto"
     """tfidf = hashed words, no model; hidden = the model's last hidden states; auto = hidden where there is a model,
     else tfidf."""

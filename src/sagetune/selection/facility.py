@@ -1,10 +1,11 @@
 """Facility location: choose samples so that every sample of the pool has a similar one among the chosen.
 
-    f(S) = sum_i max_{j in S} s_ij,  s_ij = max(x_i . x_j, 0) for i != j,  s_ii = 0
+    f(S) = sum_i max_{j in S} s_ij,  s_ij = max(x_i . x_j, 0) for i != j,  s_ii = max_{j != i} s_ij
 
 Monotone and submodular, so greedy choice reaches 1 - 1/e of the best (Nemhauser et al. 1978); as a measure of coverage
-for data: CRAIG (arXiv:1906.01827), QDIT (arXiv:2311.14736). A sample does not cover itself: with s_ii = 1 an outlier
-gains 1 by covering itself alone, and the first picks are noise.
+for data: CRAIG (arXiv:1906.01827), QDIT (arXiv:2311.14736). A sample covers itself as well as its nearest other would:
+with s_ii = 1 an outlier gains 1 by covering itself alone, and the first picks are noise; with s_ii = 0 what covers a
+chosen sample best is its twin, and twins are picked in pairs.
 
 Letters: n samples, d dimensions, k to choose.
 """
@@ -48,6 +49,8 @@ def facility_location(
     order of gain; auto = lazy where it may, else partition. Raises ValueError for lazy above DENSE_LIMIT.
     """
     k = min(k, len(points))
+    if not k:
+        return Picks.of([], [])
     covered = _covered(points, selected)
     if optimizer == "auto":
         optimizer = "lazy" if len(points) <= DENSE_LIMIT else "partition"
@@ -68,6 +71,7 @@ def similarities(points: Tensor) -> np.ndarray:
     """s_ij of all pairs, float32 (n, n)."""
     matrix = (points @ points.T).clamp_(min=0)
     matrix.fill_diagonal_(0)
+    matrix.diagonal().copy_(matrix.amax(1))
     return matrix.cpu().numpy()
 
 
@@ -106,7 +110,7 @@ def lazy_greedy(similarity: np.ndarray, covered: np.ndarray, k: int, on_progress
 
 
 def coverage(points: Tensor, chosen: Tensor, own: np.ndarray, block: int = 2048) -> float:
-    """f(S) / n: mean similarity of a point to the nearest chosen other sample, 0-1.
+    """Mean similarity of a point to the nearest chosen other sample, 0-1.
 
     points: (n, d), chosen: (k, d), unit rows. own: int (n,), the place of each point among the chosen, or -1.
     """
@@ -132,7 +136,18 @@ def _covered(points: Tensor, selected: Tensor | None) -> np.ndarray:
     return covered.numpy()
 
 
+def _nearest(points: Tensor) -> Tensor:
+    """s_ii: the similarity of each point to its nearest other, float32 (n,); in blocks."""
+    found = []
+    for block in torch.arange(len(points), device=points.device).split(max(1, BLOCK_FLOATS // max(len(points), 1))):
+        rows = (points[block] @ points.T).clamp_(min=0)
+        rows[torch.arange(len(block)), block] = 0
+        found.append(rows.amax(1))
+    return torch.cat(found)
+
+
 def _stochastic(points: Tensor, covered: np.ndarray, k: int, seed: int, on_progress: Progress | None) -> Picks:
+    own = _nearest(points)
     rng = np.random.default_rng(seed)
     size = min(len(points), math.ceil(len(points) / max(k, 1) * math.log(1 / STOCHASTIC_MISS)))
     now = torch.from_numpy(covered).to(points.device)
@@ -142,13 +157,15 @@ def _stochastic(points: Tensor, covered: np.ndarray, k: int, seed: int, on_progr
         places = rng.choice(len(left), min(size, len(left)), replace=False)
         places.sort()
         candidates = torch.from_numpy(left[places]).to(points.device)
-        gained = torch.cat([_gains(points, part, now) for part in candidates.split(max(1, BLOCK_FLOATS // len(now)))])
+        gained = torch.cat(
+            [_gains(points, own, part, now) for part in candidates.split(max(1, BLOCK_FLOATS // len(now)))]
+        )
         best = int(gained.argmax())
         chosen = candidates[best]
         indices.append(int(chosen))
         gains.append(float(gained[best]))
         row = (points @ points[chosen]).clamp_(min=0)
-        row[chosen] = 0
+        row[chosen] = own[chosen]
         now = torch.maximum(now, row)
         left = np.delete(left, places[best])
         if on_progress is not None:
@@ -156,9 +173,9 @@ def _stochastic(points: Tensor, covered: np.ndarray, k: int, seed: int, on_progr
     return Picks.of(indices, gains)
 
 
-def _gains(points: Tensor, candidates: Tensor, covered: Tensor) -> Tensor:
+def _gains(points: Tensor, own: Tensor, candidates: Tensor, covered: Tensor) -> Tensor:
     rows = (points[candidates] @ points.T).clamp_(min=0)
-    rows[torch.arange(len(candidates)), candidates] = 0
+    rows[torch.arange(len(candidates)), candidates] = own[candidates]
     return rows.sub_(covered).clamp_(min=0).sum(1)
 
 
