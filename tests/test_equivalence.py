@@ -186,7 +186,7 @@ def train_rank(rank: int, run: RunConfig, out: str, port: int) -> None:
         rank=rank,
         world_size=2,
     )
-    module = SFTModule(trainer._trainable_model(), run, total_steps=2, sample_ids=[s.sample_id for s in samples])
+    module = SFTModule(trainer._trainable_model(), run, task_steps=[2], sample_ids=[s.sample_id for s in samples])
     strategy = lightning.pytorch.strategies.DDPStrategy(process_group_backend="gloo")
     lightning.Trainer(
         **{"accelerator": "cpu", "devices": 2, "strategy": strategy, "max_steps": 2, "logger": False},

@@ -50,9 +50,19 @@ class SupervisedLogits:
 
 def token_losses(model: PreTrainedModel, batch: Mapping[str, Any]) -> TokenLosses:
     """Run `model` on a padded batch and return each supervised token's loss; arguments as in `supervised_logits`."""
-    found = supervised_logits(model, batch)
+    return losses_of(supervised_logits(model, batch))
+
+
+def losses_of(found: SupervisedLogits) -> TokenLosses:
+    """The loss of each supervised token from its logits."""
     nll, correct = SupervisedCrossEntropy.apply(found.logits, found.targets)
     return TokenLosses(nll, correct, found.rows, found.weights)
+
+
+def row_means(losses: TokenLosses, num_rows: int) -> Tensor:
+    """Mean negative log-likelihood of each row's supervised tokens, float32 (B,), nats; NaN for a row without any."""
+    sums = losses.nll.new_zeros(num_rows).index_add(0, losses.rows, losses.nll)
+    return sums / losses.rows.bincount(minlength=num_rows)
 
 
 def supervised_logits(model: PreTrainedModel, batch: Mapping[str, Any]) -> SupervisedLogits:

@@ -14,6 +14,7 @@ INK = "#0a0b0c"
 SERIES_COLORS = ("#0a0b1c", "#0a0b2c")
 THEMED = {INK: "currentColor", SERIES_COLORS[0]: "var(--series-1)", SERIES_COLORS[1]: "var(--series-2)"}
 """Colours that only mark a place in the SVG: the page puts its own there, light or dark."""
+LINES = ("-", "--", ":", "-.")
 MARKED_POINTS = 30
 CURVES = (
     # title, metrics
@@ -45,6 +46,16 @@ def draw_curve(metrics: list[dict[str, Any]], title: str, names: tuple[str, ...]
     return _svg(title, draw)
 
 
+def draw_stream(stream: dict[str, Any]) -> list[str]:
+    """Each task's figures over the tasks that were learnt, from the `stream` of result.json; one SVG a figure."""
+    plots = []
+    for name, matrix in stream["matrices"].items():
+        if len(matrix) > 2:
+            title = f"{name.replace('_', ' ')} of each task"
+            plots.append(_svg(title, partial(_draw_tasks_learnt, tasks=stream["tasks"], matrix=matrix)))
+    return plots
+
+
 def draw_selection(entry: dict[str, Any]) -> list[str]:
     """What an entry of selection.json chose, against the pool: map, lengths, losses, tasks; one SVG each."""
     plots = [_svg("samples on the pool's two main axes (TF-IDF)", lambda axes: _draw_map(axes, entry["map"]))]
@@ -54,6 +65,16 @@ def draw_selection(entry: dict[str, Any]) -> list[str]:
     if len(entry["tasks"]) > 1:
         plots.append(_svg("share of tasks", lambda axes: _draw_tasks(axes, entry["tasks"])))
     return plots
+
+
+def _draw_tasks_learnt(axes: Axes, tasks: list[str], matrix: list[list[float]]) -> None:
+    for number, (task, values) in enumerate(zip(tasks, zip(*matrix, strict=True), strict=True)):
+        color, line = SERIES_COLORS[number % 2], LINES[number // 2 % len(LINES)]
+        axes.plot(range(len(values)), values, color=color, linestyle=line, linewidth=1.3, label=task)
+        axes.plot([number + 1], [values[number + 1]], "o", color=color, markersize=4)  # learnt here
+    axes.set_xticks(range(len(matrix)))
+    axes.set_xlabel("tasks learnt", color=INK)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=7)
 
 
 def _draw_map(axes: Axes, places: dict[str, list[list[float]]]) -> None:

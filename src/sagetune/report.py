@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sagetune.plots import CURVES, draw_curve, draw_selection
+from sagetune.plots import CURVES, draw_curve, draw_selection, draw_stream
 from sagetune.runfolder import RunFolder
 
 DISTRIBUTIONS = (
@@ -172,12 +172,35 @@ def write_html(run_dir: Path) -> Path:
         tasks=_task_rows(result),
         baselines=baselines_line(result.get("baselines") or {}),
         curves=[svg for svg in (draw_curve(metrics, *curve) for curve in CURVES) if svg],
+        stream=stream_view(result["stream"]) if result.get("stream") else None,
+        replay=result.get("replay"),
         selections=[{**entry, "plots": draw_selection(entry)} for entry in selections],
         samples=pick_samples(samples, SHOWN_SAMPLES),
         num_samples=len(samples),
     )
     write_text(folder.report, text)
     return folder.report
+
+
+def stream_view(stream: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a run on several tasks: a table for each score matrix, shaded from worst to best."""
+    tables = []
+    for name, matrix in stream["matrices"].items():
+        sign, values = (-1 if name == "loss" else 1), [value for row in matrix for value in row]
+        worst, span = min(sign * value for value in values), max(values) - min(values)
+
+        def cell(value: float, sign: int = sign, worst: float = worst, span: float = span) -> dict[str, Any]:
+            return {"value": value, "shade": round(55 * (sign * value - worst) / span) if span else 0}
+
+        learnt = [f"after {task}" for task in stream["tasks"]]
+        names = ["untouched", *learnt] if len(matrix) > 2 else ["before", "after"]
+        rows = [
+            {"name": label, "cells": [cell(value) for value in row]} for label, row in zip(names, matrix, strict=True)
+        ]
+        form = "number" if name == "loss" else "share"
+        title = name.replace("_", " ")
+        tables.append({"title": title, "form": form, "rows": rows, "figures": stream["figures"][name]})
+    return {**stream, "tables": tables, "plots": draw_stream(stream)}
 
 
 def pick_samples(samples: list[dict[str, Any]], num: int) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import resource
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -16,11 +15,11 @@ from typing import Any
 import torch
 import transformers
 from rich.console import Console
-from rich.progress import Progress
 
 from sagetune import report, world
+from sagetune.between_tasks import read_rows, score_matrix, task_figures
 from sagetune.config import RunConfig
-from sagetune.evaluation.actions import evaluate_actions
+from sagetune.evaluation import continual
 from sagetune.interrupts import Interrupted, Interrupts
 from sagetune.runfolder import RunFolder
 from sagetune.tracking import Tracker
@@ -32,9 +31,9 @@ Measured = dict[str, Any]
 def execute(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Console, interrupts: Interrupts) -> Measured:
     """Measure, train, reload from disk, measure again; returns what result.json holds."""
     trainer = AgentSFTTrainer(run, console=console)
-    before = _once(folder.before, lambda: measure(trainer, "before"))
+    before = _once(folder.before, lambda: measured(trainer, "before training"))
     training = _once(folder.training, lambda: trainer.fit(folder, tracker, interrupts).to_dict())
-    after = _once(folder.after, lambda: measure(reloaded(trainer, folder), "after"))
+    after = _once(folder.after, lambda: measured(reloaded(trainer, folder), "after training"))
     write_samples(folder, before, after)
     result = summarise(run, folder, before, training, after)
     report.write_json(folder.result, result)
@@ -90,22 +89,9 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 
-def measure(trainer: AgentSFTTrainer, when: str) -> Measured:
-    """Figures of the trainer's model: held-out tokens, generated actions, and the seconds that each took."""
-    run, model = trainer.run, trainer.model.to(trainer.device)
-    started = time.perf_counter()
-    tokens = dataclasses.asdict(trainer.evaluate(run.sft.eval_data)) if run.sft.eval_data else None
-    scored = time.perf_counter()
-    actions = None
-    if run.evaluation.data:
-        samples = trainer.read(run.evaluation.data, run.budget.benchmark_samples).samples
-        with Progress(console=trainer.console, disable=not trainer.console.is_terminal, transient=True) as progress:
-            task = progress.add_task(f"actions {when} training", total=None)
-            actions = evaluate_actions(
-                model, trainer.tokenizer, samples, run.evaluation, lambda num: progress.update(task, advance=num)
-            ).to_dict()
-    seconds = {"tokens": scored - started, "actions": time.perf_counter() - scored}
-    return {"tokens": tokens, "actions": actions, "seconds": seconds, "data": trainer.data_counts}
+def measured(trainer: AgentSFTTrainer, when: str) -> Measured:
+    """Figures of the trainer's model, and what became of the data."""
+    return trainer.measure(when) | {"data": trainer.data_counts}
 
 
 def reloaded(trainer: AgentSFTTrainer, folder: RunFolder) -> AgentSFTTrainer:
@@ -141,9 +127,42 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
         "baselines": baselines(run),
         "costs": {"train": training["seconds"], **selecting, **spent},
         "selection": training["selection"],
+        "stream": stream(run, folder, before, after),
+        "replay": replay(folder),
         "data": training["data"] | after["data"],
         "paths": {"run": str(folder.path), "model": str(folder.model), "report": str(folder.report)},
     }
+
+
+def stream(run: RunConfig, folder: RunFolder, before: Measured, after: Measured) -> Measured | None:
+    """For a run on several tasks, shuffled or one after the other: the score matrices and what they say.
+
+    matrices: R of `sagetune.evaluation.continual` by figure. The first row is the untouched model, the last the trained
+    one reloaded from disk; without a stream there are only these two. figures: see there; a loss with its sign turned.
+    """
+    first, last = task_figures(before), task_figures(after)
+    rows = [first, *(row["tasks"] for row in read_rows(folder)), last]
+    tasks = list(last)
+    if folder.stream.is_file():
+        tasks = json.loads(folder.stream.read_text())["tasks"]
+    if len(tasks) < 2:
+        return None
+    names = ("loss", "accuracy", "exact_match")
+    matrices = {name: matrix for name in names if (matrix := score_matrix(rows, tasks, name)) is not None}
+    found: Measured = {"kind": run.data.stream, "tasks": tasks, "matrices": matrices, "figures": {}}
+    for name, matrix in matrices.items():
+        scores = [[-value for value in row] for row in matrix] if name == "loss" else matrix
+        whole = len(scores) == len(tasks) + 1
+        found["figures"][name] = continual.figures(scores) if whole else {"average": continual.average(scores)}
+    return found
+
+
+def replay(folder: RunFolder) -> Measured | None:
+    """What was replayed and what it cost, without the list of samples."""
+    if not folder.replay.is_file():
+        return None
+    record = json.loads(folder.replay.read_text())
+    return {name: value for name, value in record.items() if name not in ("replayed", "kept")}
 
 
 def peak_memory_mb() -> float:
@@ -156,7 +175,7 @@ def peak_memory_mb() -> float:
 def baselines(run: RunConfig) -> dict[str, float] | None:
     """Chance level and trivial baseline of the generated task, where the world can tell them."""
     parts, num = (run.evaluation.data or "").split(":"), run.budget.benchmark_samples
-    if parts[0] != "agent_benchmark" or num is None:
+    if parts[0] != "agent_benchmark" or num is None or run.continual.tasks is not None:
         return None
     return world.baselines(parts[1], parts[2], num, run.data.seed)
 
@@ -179,8 +198,12 @@ def mirror(tracker: Tracker, folder: RunFolder, result: Measured) -> None:
     if folder.samples.is_file():
         samples = [json.loads(line) for line in folder.samples.read_text().splitlines()]
         tracker.table("actions", list(samples[0]), [list(sample.values()) for sample in samples])
+    for name, matrix in (result["stream"] or {"matrices": {}})["matrices"].items():
+        numbered = [[number, *row] for number, row in enumerate(matrix)]
+        tracker.table(f"stream/{name}", ["tasks learnt", *result["stream"]["tasks"]], numbered)
     after = {name: result["after"][name] for name in ("tokens", "actions") if result["after"][name]}
-    tracker.summary({"final_loss": result["final_loss"], "seconds": result["seconds"], **after})
+    figures = {name: result[name] for name in ("stream", "replay") if result[name]}
+    tracker.summary({"final_loss": result["final_loss"], "seconds": result["seconds"], **after, **figures})
 
 
 def _half(row: Measured, when: str) -> Measured:

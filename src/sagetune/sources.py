@@ -1,7 +1,7 @@
 """A reference to data -> samples: the embedded world, a file, or a data set of the hub.
 
 agent_sft:<split>                     all families of the world, in the proportions of FAMILY_SHARES
-agent_benchmark:<family>:<split>      one family of the world
+agent_benchmark:<family>:<split>      one family of the world, or <family>/<domain> of it
 hf:<owner>/<name>:<split>             a data set of the hub, or `hf:<folder>:<split>`
 <path>.jsonl | .jsonl.gz | .json      one record a line, or one array of records
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sagetune import world
+from sagetune.config import RunConfig
 from sagetune.formats import from_record
 from sagetune.sample import Sample
 
@@ -37,6 +38,40 @@ class Loaded:
     skipped: list[str]
 
 
+@dataclass(frozen=True)
+class Part:
+    """A reference, the number of its samples (None = all), and the task that they count as (None = their own)."""
+
+    reference: str
+    limit: int | None
+    task: str | None = None
+
+
+def parts_of(run: RunConfig, use: str) -> list[Part]:
+    """What a run reads for "train", "eval" (loss) or "benchmark" (generated actions); empty if it does not do that.
+
+    The tasks of continual.tasks share the budget equally, the first ones getting the remainder.
+    """
+    reference, limit = {
+        "train": (run.sft.train_data, run.budget.train_samples),
+        "eval": (run.sft.eval_data, run.budget.eval_samples),
+        "benchmark": (run.evaluation.data, run.budget.benchmark_samples),
+    }[use]
+    if reference is None:
+        return []
+    tasks = run.continual.tasks
+    if tasks is None:
+        return [Part(reference, limit)]
+    split = "train" if use == "train" else "test"
+    limits = [None if limit is None else (limit + place) // len(tasks) for place in reversed(range(len(tasks)))]
+    return [Part(task_reference(task, split), limit, task) for task, limit in zip(tasks, limits, strict=True)]
+
+
+def task_reference(task: str, split: str) -> str:
+    """The reference that an entry of continual.tasks stands for."""
+    return task.replace("{split}", split) if "{split}" in task else f"agent_benchmark:{task}:{split}"
+
+
 def check_reference(reference: str) -> None:
     """Raise ValueError, at once, if `reference` names no data: an unknown form, split or family, or a missing file."""
     kind, _, rest = reference.partition(":")
@@ -44,7 +79,10 @@ def check_reference(reference: str) -> None:
         _check_one_of(reference, "split", rest, world.SPLITS)
     elif kind == "agent_benchmark":
         family, _, split = rest.partition(":")
-        _check_one_of(reference, "family", family, world.FAMILIES)
+        try:
+            world.check_family(family)
+        except ValueError as error:
+            raise ValueError(f"data {reference!r}: {error}") from error
         _check_one_of(reference, "split", split, world.SPLITS)
     elif kind == "hf":
         name, _, split = rest.rpartition(":")
@@ -52,6 +90,17 @@ def check_reference(reference: str) -> None:
             raise ValueError(f"data {reference!r}: write hf:<owner>/<name>:<split>")
     else:
         _check_path(reference)
+
+
+def check_run(run: RunConfig) -> None:
+    """`check_reference` for all that a run reads; the error names the field."""
+    if run.continual.tasks is None:
+        fields = {"sft.train_data": run.sft.train_data, "sft.eval_data": run.sft.eval_data}
+        check_references(fields | {"evaluation.data": run.evaluation.data})
+    for use in ("train", "eval", "benchmark"):
+        for part in parts_of(run, use):
+            check_references({"continual.tasks": part.reference})
+    check_references({"coreset.dev_data": run.coreset.dev_data})
 
 
 def check_references(named: dict[str, str | None]) -> None:

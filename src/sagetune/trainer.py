@@ -19,17 +19,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sagetune import adapters, models, sources
 from sagetune.batching import BatchLoader
+from sagetune.between_tasks import BetweenTasks
 from sagetune.chat import Encoded, EncodingReport, encode_all
 from sagetune.config import AgentSFTConfig, RunConfig
 from sagetune.evaluation.tokens import EvalResult, evaluate_tokens
 from sagetune.interrupts import Interrupts
+from sagetune.measuring import measure
 from sagetune.modules.callbacks import Checkpoints, ProgressBar, StepLog
 from sagetune.modules.sft import SFTModule
+from sagetune.replay.step import Replayer
 from sagetune.report import environment, write_json
 from sagetune.runfolder import RunFolder
 from sagetune.sample import Sample, check_sample
+from sagetune.stream import StreamLoader, plan_passes
 from sagetune.tracking import Tracker
-from sagetune.training_set import Selections, TrainingPool, select_from
+from sagetune.training_set import Selections, TrainingPool, select_from, target_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +73,13 @@ class AgentSFTTrainer:
 
     def __init__(self, config: AgentSFTConfig | RunConfig, *, console: Console | None = None) -> None:
         self.run = config if isinstance(config, RunConfig) else RunConfig(sft=config)
-        sft = self.run.sft
-        data = {"sft.train_data": sft.train_data, "sft.eval_data": sft.eval_data}
-        sources.check_references(data | {"coreset.dev_data": self.run.coreset.dev_data})
+        sources.check_run(self.run)
         if self.run.trainer.accelerator == "gpu" and not torch.cuda.is_available():
             raise ValueError("trainer.accelerator must be auto or cpu: torch finds no CUDA device here, got 'gpu'")
         self.console = console or Console(stderr=True)
         self.data_counts: dict[str, Any] = {}
         """What became of the samples, by use: read, skipped, truncated, dropped."""
+        self._skipped = 0
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._model: nn.Module | None = None
 
@@ -113,21 +116,18 @@ class AgentSFTTrainer:
             write_json(folder.environment, environment())
         lightning.seed_everything(self.run.seed, verbose=False)
         pool = self.pool()
-        samples = pool.encoded
         selections = self._selections(pool, folder, tracker) if sft.use_coreset_selection else None
-        validation = self.load(sft.eval_data, self.run.budget.eval_samples, use="eval") if sft.eval_data else []
-        loader = self._loader(samples)
-        if selections is not None and self.run.coreset.scope == "pool":
-            loader.choose(selections.chosen(self.model.to(self.device), epoch=0, step=0))
-        steps = min(loader.steps_per_epoch * sft.num_epochs, self.run.budget.max_steps or 2**62)
+        validation = self.held_out()
+        loader, task_steps = self._loader(pool, selections)
         self._model = None  # the untouched one goes before its successor is loaded
         self._model = self._trainable_model()
         module = SFTModule(
             self._model,
             self.run,
-            total_steps=steps,
-            sample_ids=[s.sample_id for s in samples],
+            task_steps=task_steps,
+            sample_ids=[sample.sample_id for sample in pool.encoded],
             chooser=selections.chooser() if selections is not None else None,
+            replayer=self._replayer(pool) if sft.use_online_continual else None,
         )
         log = StepLog(tracker, eval_every=self.run.trainer.eval_every_n_steps, evaluate=self._validator(validation))
         callbacks = [
@@ -135,17 +135,28 @@ class AgentSFTTrainer:
             ProgressBar(self.console, log),
             Checkpoints(folder.checkpoint, self.run.trainer.checkpoint_every_n_steps, interrupts),
         ]
-        if selections is not None:
+        if isinstance(loader, StreamLoader):
+            BetweenTasks(pool, folder, tracker, self.measure, selections).attend(loader, module, self.tokenizer)
+        elif selections is not None:
             selections.follow(loader, module)
         checkpoint = str(folder.checkpoint) if folder.checkpoint.is_file() else None
-        trainer = self._lightning_trainer(steps, callbacks, folder)
+        trainer = self._lightning_trainer(module.total_steps, callbacks, folder)
         trainer.fit(module, train_dataloaders=loader, ckpt_path=checkpoint, weights_only=True)
         if selections is not None:
-            selections.record_rows(module, loader.epoch_of_last_batch)
+            last = loader.pass_of_last_batch if isinstance(loader, StreamLoader) else loader.epoch_of_last_batch
+            selections.record_rows(module, last)
         self.save_model(folder.model)
+        if module.replayer is not None:
+            write_json(folder.replay, module.replayer.record(module.sample_ids, list(pool.tasks())))
         result = self._result(module, folder, selections.costs() if selections is not None else {})
         write_json(folder.training, result.to_dict())
         return result
+
+    def measure(self, when: str) -> dict[str, Any]:
+        """Figures of the model as it is on all that the run holds out; `when` is for the progress display."""
+        benchmark = self.read("benchmark")
+        model = self.model.to(self.device)
+        return measure(self.run, model, self.tokenizer, self.held_out(), benchmark, self.console, when)
 
     def evaluate(self, data: str | Sequence[Sample]) -> EvalResult:
         """Predict the supervised tokens of held-out conversations with the model as it is now.
@@ -179,22 +190,29 @@ class AgentSFTTrainer:
 
     def load(self, reference: str, limit: int | None, *, use: str) -> list[Encoded]:
         """Read, tokenise and count the samples of a reference. Raises ValueError if none can be used."""
-        return self._encoded(reference, self.read(reference, limit), limit, use=use)
+        return self._encoded([sources.Part(reference, limit)], self._read(sources.Part(reference, limit)), use)
 
-    def _encoded(self, reference: str, loaded: sources.Loaded, limit: int | None, *, use: str) -> list[Encoded]:
-        encoded = self._encode(loaded.samples, use=use)
-        self.data_counts[use] |= {"reference": reference, "skipped": len(loaded.skipped)}
-        if limit is not None and len(loaded.samples) + len(loaded.skipped) == limit and ":" not in reference:
-            advice = f"budget.{use}_samples={limit} takes the first records; null takes all"
-            self.console.print(f"{reference}: {advice}", markup=False, soft_wrap=True)
-        return encoded
+    def held_out(self) -> list[Encoded]:
+        """The conversations that loss and token accuracy are measured on; empty without sft.eval_data."""
+        return self._encoded(sources.parts_of(self.run, "eval"), self.read("eval"), "eval")
 
     def pool(self) -> TrainingPool:
         """The training samples that fit, as conversations and as tokens."""
-        samples = self.read(self.run.sft.train_data, self.run.budget.train_samples)
-        encoded = self._encoded(self.run.sft.train_data, samples, self.run.budget.train_samples, use="train")
-        by_id = {sample["id"]: sample for sample in samples.samples}
+        samples = self.read("train")
+        encoded = self._encoded(sources.parts_of(self.run, "train"), samples, "train")
+        by_id = {sample["id"]: sample for sample in samples}
         return TrainingPool([by_id[sample.sample_id] for sample in encoded], encoded)
+
+    def read(self, use: str) -> list[Sample]:
+        """The samples that the run reads for "train", "eval" or "benchmark", in order, ids made distinct."""
+        samples: dict[str, Sample] = {}
+        for part in sources.parts_of(self.run, use):
+            for sample in self._read(part):
+                renamed: Sample = {**sample, "task": part.task or sample["task"]}
+                if renamed["id"] in samples:
+                    renamed["id"] = f"{part.task}:{renamed['id']}"
+                samples[renamed["id"]] = renamed
+        return list(samples.values())
 
     def select(self) -> tuple[TrainingPool, dict[str, Any]]:
         """Choose the training samples as `coreset` says, without training: the pool, and what was chosen of it."""
@@ -202,13 +220,25 @@ class AgentSFTTrainer:
         model = self.model.to(self.device)
         return pool, select_from(self.run, pool, model, self.console, self._load_dev)
 
-    def read(self, reference: str, limit: int | None) -> sources.Loaded:
-        """The samples of a reference, at most `limit`."""
+    def _read(self, part: sources.Part) -> list[Sample]:
         data = self.run.data
-        loaded = sources.load(reference, num_samples=limit, seed=data.seed, on_error=data.on_error)
+        loaded = sources.load(part.reference, num_samples=part.limit, seed=data.seed, on_error=data.on_error)
         for line in loaded.skipped:
             self.console.print(f"skipped: {line}", markup=False)
-        return loaded
+        self._skipped += len(loaded.skipped)
+        return loaded.samples
+
+    def _encoded(self, parts: Sequence[sources.Part], samples: Sequence[Sample], use: str) -> list[Encoded]:
+        if not parts:
+            return []
+        encoded = self._encode(samples, use=use)
+        skipped, self._skipped = self._skipped, 0
+        self.data_counts[use] |= {"reference": ", ".join(part.reference for part in parts), "skipped": skipped}
+        for part in parts:
+            if part.limit == len(samples) + skipped and ":" not in part.reference:
+                advice = f"budget.{use}_samples={part.limit} takes the first records; null takes all"
+                self.console.print(f"{part.reference}: {advice}", markup=False, soft_wrap=True)
+        return encoded
 
     def _encode(self, samples: Sequence[Sample], *, use: str) -> list[Encoded]:
         encoded, report = encode_all(list(samples), self.tokenizer, self.run.sft.max_seq_length)
@@ -257,24 +287,49 @@ class AgentSFTTrainer:
         trainable = adapters.add_adapter(model, self.run.sft, self.run.adapter) if self.run.sft.use_lora else model
         return trainable.train()
 
-    def _loader(self, samples: Sequence[Encoded]) -> BatchLoader:
+    def _loader(
+        self, pool: TrainingPool, selections: Selections | None
+    ) -> tuple[BatchLoader | StreamLoader, Sequence[int]]:
+        """What serves the batches, and the optimiser steps of each task; without a stream there is one."""
+        sft, budget = self.run.sft, self.run.budget
         candidates = self.run.coreset.candidates if self._chooses_rows() else 1.0
-        return BatchLoader(
-            samples,
-            batch_size=round(self.run.sft.batch_size * candidates),
-            accumulate=self.run.sft.gradient_accumulation_steps,
-            pad_token_id=int(self.tokenizer.pad_token_id),
+        rows, pad = round(sft.batch_size * candidates), int(self.tokenizer.pad_token_id)
+        from_pool = selections is not None and self.run.coreset.scope == "pool"
+        if self.run.data.stream == "sequential":
+            tasks = list(pool.tasks().values())
+            sizes = [len(task) for task in tasks]
+            sizes = target_sizes(self.run, sizes) if from_pool else sizes
+            accumulate = sft.gradient_accumulation_steps
+            passes = plan_passes(sizes, rows * accumulate, sft.num_epochs, budget.max_steps)
+            stream = StreamLoader(
+                pool.encoded, tasks, passes, accumulate=accumulate, pad_token_id=pad, seed=self.run.seed
+            )
+            return stream, stream.task_steps
+        loader = BatchLoader(
+            pool.encoded,
+            batch_size=rows,
+            accumulate=sft.gradient_accumulation_steps,
+            pad_token_id=pad,
             seed=self.run.seed,
             bucket_steps=self.run.data.bucket_steps,
         )
+        if selections is not None and from_pool:
+            loader.choose(selections.chosen(self.model.to(self.device), epoch=0, step=0))
+        return loader, [min(loader.steps_per_epoch * sft.num_epochs, budget.max_steps or 2**62)]
+
+    def _replayer(self, pool: TrainingPool) -> Replayer:
+        numbers = {place: number for number, places in enumerate(pool.tasks().values()) for place in places}
+        tasks = [numbers[place] for place in range(len(pool.encoded))]
+        return Replayer(self.run, tasks, int(self.tokenizer.pad_token_id))
 
     def _selections(self, pool: TrainingPool, folder: RunFolder, tracker: Tracker) -> Selections:
         return Selections(self.run, pool, folder, tracker, self.console, self._load_dev)
 
     def _load_dev(self) -> list[Encoded]:
-        reference = self.run.coreset.dev_data or self.run.sft.eval_data
-        assert reference is not None, "checked by the configuration"
-        return self.load(reference, self.run.coreset.dev_samples, use="dev")
+        options = self.run.coreset
+        if options.dev_data is None:
+            return self.held_out()[: options.dev_samples]
+        return self.load(options.dev_data, options.dev_samples, use="dev")
 
     def _chooses_rows(self) -> bool:
         return self.run.sft.use_coreset_selection and self.run.coreset.scope == "batch"
@@ -286,7 +341,7 @@ class AgentSFTTrainer:
             accelerator="cuda" if self.device.type == "cuda" else "cpu",
             devices=1,
             max_steps=steps,
-            max_epochs=self.run.sft.num_epochs,
+            max_epochs=1 if self.run.data.stream == "sequential" else self.run.sft.num_epochs,
             accumulate_grad_batches=self.run.sft.gradient_accumulation_steps,
             callbacks=callbacks,
             logger=False,

@@ -22,8 +22,9 @@ from sagetune.progress import progress_stage
 from sagetune.runfolder import RunFolder
 from sagetune.sample import Sample
 from sagetune.selection import CoresetSelector, RowChooser
-from sagetune.selection.picks import Picks
+from sagetune.selection.picks import Picks, shares
 from sagetune.selection.summary import SelectionFile, summarise
+from sagetune.stream import StreamLoader
 from sagetune.tracking import Tracker
 
 COSTS = ("seconds", "forward_tokens", "reused_tokens")
@@ -35,6 +36,17 @@ class TrainingPool:
 
     samples: Sequence[Sample]
     encoded: Sequence[Encoded]
+
+    def tasks(self) -> dict[str, list[int]]:
+        """Places of each task's samples, the tasks by first appearance."""
+        places: dict[str, list[int]] = {}
+        for place, sample in enumerate(self.encoded):
+            places.setdefault(sample.task, []).append(place)
+        return places
+
+    def part(self, places: Sequence[int]) -> TrainingPool:
+        """The pool of these samples alone."""
+        return TrainingPool([self.samples[place] for place in places], [self.encoded[place] for place in places])
 
     def lengths(self) -> np.ndarray:
         """Supervised tokens of each sample."""
@@ -49,12 +61,13 @@ def select_from(
     console: Console,
     load_dev: Callable[[], list[Encoded]],
     epoch: int = 0,
+    target_size: int | None = None,
 ) -> dict[str, Any]:
-    """Select as `run` says, for `epoch`; returns an entry of selection.json."""
+    """Select as `run` says, for `epoch`; returns an entry of selection.json. target_size: in place of the run's."""
     sft, options = run.sft, run.coreset
     selector = CoresetSelector(
         sft.coreset_strategy,
-        sft.coreset_target_size or max(1, round(options.share * len(pool.samples))),
+        target_size or target_sizes(run, [len(pool.samples)])[0],
         options.loss_ratio,
         options=options,
         seed=run.seed + epoch,
@@ -70,6 +83,13 @@ def select_from(
     entry = describe(run, pool, selection.picks, losses=losses, num_unusable=unusable) | {"epoch": epoch}
     tokens = {"forward_tokens": selection.forward_tokens, "reused_tokens": selection.reused_tokens}
     return entry | {"seconds": selection.seconds, **tokens}
+
+
+def target_sizes(run: RunConfig, sizes: Sequence[int]) -> list[int]:
+    """How many samples to select from pools of `sizes` samples: sft.coreset_target_size in proportion, or the share."""
+    if run.sft.coreset_target_size is not None:
+        return [max(1, part) for part in shares(run.sft.coreset_target_size, sizes)]
+    return [max(1, round(run.coreset.share * size)) for size in sizes]
 
 
 def describe(
@@ -110,9 +130,20 @@ class Selections:
         self._console = console
         self._load_dev = load_dev
 
-    def chosen(self, model: nn.Module, epoch: int, step: int) -> list[int]:
-        """Places in the pool of the samples that are trained on from `epoch` on, which begins after `step`."""
-        entry = self._file.entry(epoch) or self._select(model, epoch, step)
+    def chosen(
+        self,
+        model: nn.Module,
+        epoch: int,
+        step: int,
+        within: Sequence[int] | None = None,
+        target_size: int | None = None,
+    ) -> list[int]:
+        """Places in the pool of the samples that are trained on from `epoch` on, which begins after `step`.
+
+        within, target_size: the places that may be chosen, and how many; None = all, as the run says.
+        """
+        pool = self._pool if within is None else self._pool.part(within)
+        entry = self._file.entry(epoch) or self._select(pool, model, epoch, step, target_size)
         places = {sample.sample_id: place for place, sample in enumerate(self._pool.encoded)}
         return [places[sample_id] for sample_id in entry["ids"]]
 
@@ -131,9 +162,18 @@ class Selections:
             if epoch and every and epoch % every == 0:
                 started = time.perf_counter()
                 loader.choose(self.chosen(module.model, epoch, module.global_step))
-                module.selecting_seconds += time.perf_counter() - started
+                module.paused_seconds += time.perf_counter() - started
 
         loader.before_epoch = before_epoch
+
+    def before_pass(self, loader: StreamLoader, module: SFTModule, number: int) -> None:
+        """`follow` for a stream: each task is selected from when it begins, and the others are not looked at."""
+        self.record_rows(module, number - 1)
+        every, part = self._run.coreset.refresh_epochs, loader.passes[number]
+        if self._run.coreset.scope == "pool" and (part.epoch == 0 or (every and part.epoch % every == 0)):
+            places = list(self._pool.tasks().values())
+            target = target_sizes(self._run, [len(places_of) for places_of in places])[part.task]
+            loader.choose(part.task, self.chosen(module.model, number, module.global_step, places[part.task], target))
 
     def record_rows(self, module: SFTModule, epoch: int) -> None:
         """Write down the rows that were chosen inside the steps of an epoch that is over, if any were."""
@@ -150,11 +190,13 @@ class Selections:
         entries = self._file.entries()
         return {name: sum(entry[name] for entry in entries) for name in COSTS}
 
-    def _select(self, model: nn.Module, epoch: int, step: int) -> dict[str, Any]:
+    def _select(
+        self, pool: TrainingPool, model: nn.Module, epoch: int, step: int, target_size: int | None
+    ) -> dict[str, Any]:
         run = self._run
         if epoch:  # scores of a model in training are not met again
             run = dataclasses.replace(run, coreset=dataclasses.replace(run.coreset, cache=False))
-        return self._keep(select_from(run, self._pool, model, self._console, self._load_dev, epoch), step)
+        return self._keep(select_from(run, pool, model, self._console, self._load_dev, epoch, target_size), step)
 
     def _keep(self, entry: dict[str, Any], step: int) -> dict[str, Any]:
         self._file.add(entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sagetune.replay import OnlineContinualLearner
 from sagetune.selection import CoresetSelector
 
-__all__ = ["CoresetSelector"]
+__all__ = ["CoresetSelector", "OnlineContinualLearner"]

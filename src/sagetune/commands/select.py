@@ -20,7 +20,7 @@ from sagetune.config import (
     RunConfig,
     TrainerConfig,
 )
-from sagetune.sources import check_references
+from sagetune.sources import check_run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,9 +70,8 @@ def select(config: SelectConfig) -> int:
     from rich.console import Console
 
     console = Console()
-    data = {"sft.train_data": config.sft.train_data, "coreset.dev_data": config.coreset.dev_data}
     try:
-        check_references(data)
+        check_run(config.run())
         entry = choose_and_write(config, console)
     except ValueError as error:
         print(f"sagetune select: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from sagetune.commands.entry import USAGE_ERROR, run_command
 from sagetune.config import RunConfig
-from sagetune.sources import check_references
+from sagetune.sources import check_run
 
 
 def main() -> None:
@@ -21,8 +21,7 @@ def train(config: RunConfig) -> int:
         if config.resume is not None:
             check_alone(HydraConfig.get().overrides.task)
         else:
-            data = {"sft.train_data": config.sft.train_data, "sft.eval_data": config.sft.eval_data}
-            check_references(data | {"evaluation.data": config.evaluation.data})
+            check_run(config)
     except ValueError as error:
         print(f"sagetune train: {error}", file=sys.stderr)
         return USAGE_ERROR

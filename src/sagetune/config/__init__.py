@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sagetune.config.checks import Problems
+from sagetune.config.continual import ContinualConfig
 from sagetune.config.coreset import BATCH_STRATEGIES, CORESET_STRATEGIES, TARGETED_STRATEGIES, CoresetConfig
 from sagetune.config.sft import AgentSFTConfig
 from sagetune.config.stages import (
@@ -32,6 +33,7 @@ __all__ = [
     "AdapterConfig",
     "AgentSFTConfig",
     "BudgetConfig",
+    "ContinualConfig",
     "CoresetConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -61,6 +63,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     coreset: CoresetConfig = field(default_factory=CoresetConfig)
+    continual: ContinualConfig = field(default_factory=ContinualConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -76,10 +79,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Raise ValueError for what the fields allow each alone, but this version cannot do."""
         problems = Problems()
-        replays = self.sft.use_online_continual
-        problems.check(
-            not replays, "sft.use_online_continual", replays, "false: this version does not train with it yet"
-        )
+        check_stream(self, problems)
         if self.sft.use_coreset_selection:
             check_selection(self.sft, self.coreset, problems)
         fits = self.sft.use_lora or self.model.dtype != "bfloat16"
@@ -87,6 +87,24 @@ class RunConfig:
         problems.check(fits, "model.dtype", self.model.dtype, full)
         problems.check(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")
         problems.report()
+
+
+def check_stream(run: RunConfig, problems: Problems) -> None:
+    """Note what a stream of tasks and its replay cannot do."""
+    continual, sequential = run.continual, run.data.stream == "sequential"
+    whole = continual.strategy != "coreset" or sequential
+    problems.check(whole, "continual.strategy", "coreset", "another while data.stream is shuffled: no task ends there")
+    own = continual.targets != "self" or sequential
+    problems.check(own, "continual.targets", "self", "gold while data.stream is shuffled: no task ends there")
+    for task in continual.tasks or []:
+        known = "{split}" in task or ":" not in task
+        problems.check(known, "continual.tasks", task, "a family, family/domain, or a path or reference with {split}")
+    replayed = run.sft.use_online_continual
+    for name, default in (("distill", 0.0), ("targets", "gold")):
+        used = replayed or vars(continual)[name] == default
+        problems.check(used, f"continual.{name}", vars(continual)[name], f"{default} without sft.use_online_continual")
+    buckets = run.data.bucket_steps
+    problems.check(not sequential or buckets == 1, "data.bucket_steps", buckets, "1 while data.stream is sequential")
 
 
 def check_selection(sft: AgentSFTConfig, coreset: CoresetConfig, problems: Problems) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sagetune.config.checks import Problems
+from sagetune.config.continual import REPLAY_BUFFER_SIZE, REPLAY_RATIO
 from sagetune.config.coreset import CORESET_STRATEGIES, CORESET_STRATEGY
 
 
@@ -51,9 +52,9 @@ class AgentSFTConfig:
     """Samples to select; None = coreset.share of the pool."""
     use_online_continual: bool = False
     """Mix replayed samples into every batch."""
-    continual_buffer_size: int = 2048
+    continual_buffer_size: int = REPLAY_BUFFER_SIZE
     """Samples that the replay buffer holds."""
-    continual_replay_ratio: float = 0.25
+    continual_replay_ratio: float = REPLAY_RATIO
     """Replayed rows for each current row."""
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 ATTENTIONS = ("segment", "sdpa", "eager")
 CHAT_TEMPLATES = ("auto", "own", "chatml")
 ON_ERROR = ("raise", "skip")
+STREAMS = ("shuffled", "sequential")
 LR_SCHEDULES = ("cosine", "linear", "constant")
 ACCELERATORS = ("auto", "cpu", "gpu")
 WANDB_MODES = ("offline", "online", "disabled")
@@ -26,10 +27,13 @@ class MethodInfo:
     coreset: str = ""
     """The conf/coreset option that replaces the method's own strategy."""
 
+    continual: str = ""
+    """The conf/continual option that replaces the method's own replay."""
+
     @property
     def label(self) -> str:
         """Name of the method in run folders and tables."""
-        return f"{self.id}+{self.coreset}" if self.coreset else self.id
+        return "+".join(part for part in (self.id, self.coreset, self.continual) if part)
 
 
 @dataclass(kw_only=True)
@@ -63,12 +67,16 @@ class DataConfig:
     """Seed of generated data; apart from the run's seed, so that seeds of a study see the same data."""
     on_error: str = "raise"
     """What a bad record of a file does: raise names it; skip counts it, up to 5 % of the file."""
+    stream: str = "shuffled"
+    """Order of training: shuffled = every epoch a new order of all samples; sequential = task after task, each for
+    sft.num_epochs epochs."""
     bucket_steps: int = 1
     """Optimiser steps whose samples are sorted by length together; 1 = every step is a random draw."""
 
     def __post_init__(self) -> None:
         problems = Problems()
         problems.one_of("data.on_error", self.on_error, ON_ERROR)
+        problems.one_of("data.stream", self.stream, STREAMS)
         problems.check(self.bucket_steps >= 1, "data.bucket_steps", self.bucket_steps, "at least 1")
         problems.report()
 

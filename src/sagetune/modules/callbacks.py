@@ -26,7 +26,7 @@ class StepLog(Callback):
     """Writes one row of metrics an optimiser step, and validates every `eval_every` steps.
 
     evaluate: returns the `eval/` figures of the model as it is now. seconds counts training alone, without the
-    selection of samples, over all the stretches of a run that was resumed.
+    selection of samples and what happens between tasks, over all the stretches of a run that was resumed.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class StepLog(Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *args: Any) -> None:
         now = time.perf_counter()
-        self._seconds += now - self._since - (module.selecting_seconds - self._selecting)
-        self._since, self._selecting = now, module.selecting_seconds
+        self._seconds += now - self._since - (module.paused_seconds - self._selecting)
+        self._since, self._selecting = now, module.paused_seconds
         if trainer.global_step == self._logged:
             return
         self._logged = trainer.global_step

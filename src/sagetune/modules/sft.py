@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -18,7 +19,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from sagetune.adapters import parameter_groups
 from sagetune.batching import Batch
 from sagetune.config import RunConfig
-from sagetune.losses import TokenLosses, token_losses
+from sagetune.losses import TokenLosses, losses_of, supervised_logits
+from sagetune.replay.step import Replayer
 from sagetune.selection.rows import RowChooser, scores_rows
 
 
@@ -77,19 +79,25 @@ class SFTModule(lightning.LightningModule):
         model: nn.Module,
         run: RunConfig,
         *,
-        total_steps: int,
+        task_steps: Sequence[int],
         sample_ids: list[str],
         chooser: RowChooser | None = None,
+        replayer: Replayer | None = None,
     ) -> None:
+        """task_steps: optimiser steps of each task of a stream, whose learning rates rise and fall one after the other;
+        one number for a run without a stream.
+        """
         super().__init__()
         self.model = model
         self.run_config = run
-        self.total_steps = total_steps
+        self.task_steps = task_steps
+        self.total_steps = sum(task_steps)
         self.sample_ids = sample_ids
         self.chooser = chooser
         self.chosen = ChosenRows()
-        self.selecting_seconds = 0.0
-        """Spent on selection since this process began; not training, and not counted as such."""
+        self.replayer = replayer
+        self.paused_seconds = 0.0
+        """Spent on selection and between tasks since this process began; not training, and not counted as such."""
         self.window = StepWindow()
         self.last_step: dict[str, float] = {}
         """Figures of the last finished optimiser step, over all processes."""
@@ -100,12 +108,17 @@ class SFTModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         batch = self._choose(self.chooser, batch) if self.chooser is not None else batch
-        losses = token_losses(self.model, batch)
+        rows = self.replayer.mix(self.model, batch, self.window.samples) if self.replayer is not None else batch
+        found = supervised_logits(self.model, rows)
+        losses = losses_of(found)
         each = losses.nll * losses.weights
         total = each.sum()
         if not torch.isfinite(total):
-            self._refuse("loss", batch["sample_index"][losses.rows[~torch.isfinite(each)].unique()].tolist())
-        self.window.add(total.detach(), losses, batch)
+            self._refuse("loss", rows["sample_index"][losses.rows[~torch.isfinite(each)].unique()].tolist())
+        self.window.add(total.detach(), losses, rows)
+        if self.replayer is not None:
+            total = total + self.replayer.dark(found)
+            self.replayer.remember(batch, found, losses)
         return total * self.trainer.accumulate_grad_batches  # Lightning divides by it
 
     def _choose(self, chooser: RowChooser, batch: Batch) -> Batch:
@@ -116,7 +129,7 @@ class SFTModule(lightning.LightningModule):
             self.chosen.forward_tokens += int(batch["attention_mask"].sum())
         seconds = time.perf_counter() - started
         self.chosen.seconds += seconds
-        self.selecting_seconds += seconds
+        self.paused_seconds += seconds
         self.chosen.samples += batch["sample_index"].cpu()[torch.from_numpy(picks.indices)].tolist()
         self.chosen.scores += picks.scores.tolist()
         return kept
@@ -149,9 +162,17 @@ class SFTModule(lightning.LightningModule):
         optim = self.run_config.optim
         groups = parameter_groups(self.model, self.run_config.sft, optim)
         optimizer = AdamW(groups, betas=(optim.beta1, optim.beta2), eps=optim.epsilon, fused=True)
-        warmup = math.ceil(optim.warmup_ratio * self.total_steps)
-        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, warmup, self.total_steps, optim.lr_schedule))
+        schedule = LambdaLR(optimizer, lambda step: self._lr_factor(step, optim.warmup_ratio, optim.lr_schedule))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _lr_factor(self, step: int, warmup_ratio: float, schedule: str) -> float:
+        """`lr_factor` of the task that the step is in; the scheduler asks for one step more than there are."""
+        for steps in self.task_steps[:-1]:
+            if step < steps:
+                return lr_factor(step, math.ceil(warmup_ratio * steps), steps, schedule)
+            step -= steps
+        last = self.task_steps[-1]
+        return lr_factor(step, math.ceil(warmup_ratio * last), last, schedule)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
@@ -166,6 +187,7 @@ class SFTModule(lightning.LightningModule):
             "window": vars(self.window),
             "gradients": {name: p.grad for name, p in trained.items() if p.grad is not None and self.window.samples},
             "chosen": vars(self.chosen),
+            "replay": self.replayer.state_dict() if self.replayer is not None else None,
             "tokens_seen": self.tokens_seen,
             "supervised_seen": self.supervised_seen,
             "threads": torch.get_num_threads(),
@@ -174,6 +196,8 @@ class SFTModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint["sagetune"]
         vars(self.chosen).update(checkpoint["sagetune"]["chosen"])
+        if self.replayer is not None:
+            self.replayer.load_state_dict(checkpoint["sagetune"]["replay"])
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         """Restore as late as this: anything between loading and the first batch may draw random numbers."""

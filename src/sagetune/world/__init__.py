@@ -9,12 +9,13 @@ check(task, expert(task)).passed                             # True for every ta
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count, islice
 from typing import Any
 
 from sagetune.sample import Sample
 from sagetune.world.audit import audit
 from sagetune.world.baselines import chance_and_trivial
-from sagetune.world.domains import TOOLS
+from sagetune.world.domains import DOMAINS, TOOLS
 from sagetune.world.environment import Environment, Verdict, check, expert
 from sagetune.world.general import general
 from sagetune.world.planning import planning
@@ -33,6 +34,7 @@ __all__ = [
     "audit",
     "baselines",
     "check",
+    "check_family",
     "expert",
     "generate",
     "sample_of",
@@ -44,20 +46,41 @@ _MAKERS: dict[str, Callable[[str, int, int], Task]] = {
     "tool_selection": tool_selection, "planning": planning, "timing": timing, "general": general,
 }  # fmt: skip
 FAMILIES = tuple(_MAKERS)
+DOMAIN_FAMILIES = ("tool_selection",)
+"""Families whose every task is in one domain."""
 
 
 def tasks(family: str, split: str, num: int, seed: int = 0) -> list[Task]:
-    """The first `num` tasks of a family and split; task i does not depend on `num`. Raises ValueError on a bad name."""
-    _require("family", family, FAMILIES)
+    """The first `num` tasks of a family and split; task i does not depend on `num`.
+
+    family: one of FAMILIES, or family/domain: those of its tasks that are in one domain. Raises ValueError on a bad
+    name.
+    """
+    name, domain = check_family(family)
     _require("split", split, SPLITS)
     if num < 0:
         raise ValueError(f"num must be >= 0, got {num}")
-    return [_MAKERS[family](split, seed, index) for index in range(num)]
+    made = (_MAKERS[name](split, seed, index) for index in count())
+    return list(islice((task for task in made if domain is None or task.domains == (domain,)), num))
 
 
 def generate(family: str, split: str, num_samples: int, seed: int = 0) -> list[Sample]:
     """`num_samples` solved tasks as samples (see :func:`sample_of`); no two alike while the world has new ones."""
     return [sample_of(task) for task in tasks(family, split, num_samples, seed)]
+
+
+def check_family(family: str) -> tuple[str, str | None]:
+    """The family and domain of a name such as tool_selection/shop. Raises ValueError if there is no such."""
+    name, slash, domain = family.partition("/")
+    _require("family", name, FAMILIES)
+    if not slash:
+        return name, None
+    _require("domain", domain, tuple(DOMAINS))
+    if name not in DOMAIN_FAMILIES:
+        raise ValueError(
+            f"family {name!r} cannot be cut by domain, only {', '.join(DOMAIN_FAMILIES)} can: its tasks have one each"
+        )
+    return name, domain
 
 
 def sample_of(task: Task) -> Sample:
@@ -91,4 +114,4 @@ def baselines(family: str, split: str, num: int, seed: int = 0) -> dict[str, flo
 
 def _require(field: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{field} must be one of {allowed}, got {value!r}")
+        raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")

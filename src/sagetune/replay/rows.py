@@ -1,0 +1,189 @@
+"""Batch <-> rows without padding: how a sample is taken out of a batch, kept small, and put into another batch.
+
+A batch is a dict of columns with B rows each: tensors (B, T) whose padding is declared, tensors (B,) or of any other
+declared shape, or lists of B values. Letters: B rows, T tokens of the longest row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sagetune.chat import IGNORE_INDEX
+from sagetune.replay.buffer import Row
+
+PADDING: dict[str, float | None] = {
+    "input_ids": 0, "attention_mask": 0, "labels": IGNORE_INDEX, "loss_weights": 0.0, "token_type_ids": 0,
+    "position_ids": 0,
+}  # fmt: skip
+"""What pads each known column of shape (B, T)."""
+MASK, IDS, LABELS, WEIGHTS = "attention_mask", "input_ids", "labels", "loss_weights"
+IMPLIED = (MASK, WEIGHTS)
+"""Columns that a kept sample lacks where they say nothing new: every token is one, every supervised token weighs 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """How the columns of batches are padded.
+
+    padding: value by column of shape (B, T); None for a column whose rows all have one shape.
+    """
+
+    padding: Mapping[str, float | None]
+    side: str = "right"
+    """Where padding goes if a batch does not show it."""
+
+    def check(self, batch: Mapping[str, Any]) -> int:
+        """The number of rows. Raises ValueError for columns of unequal length or of an undeclared shape."""
+        if not batch:
+            raise ValueError("a batch must have at least one column, got none")
+        sizes = {name: len(column) for name, column in batch.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"the columns of a batch must have one number of rows, got {sizes}")
+        for name, column in batch.items():
+            if isinstance(column, Tensor) and column.dtype == torch.bfloat16:
+                raise ValueError(f"batch[{name!r}] is bfloat16, which NumPy does not have: convert it to float32")
+            if not isinstance(column, Tensor) or column.ndim == 1:
+                continue
+            if name not in self.padding or (column.ndim > 2 and self.padding[name] is not None):
+                raise ValueError(
+                    f"batch[{name!r}] has shape {tuple(column.shape)} and no declared padding: give "
+                    f"padding={{{name!r}: <value>}}, or None if all its rows have this shape"
+                )
+        return next(iter(sizes.values()))
+
+    def reader(self, batch: Mapping[str, Any]) -> Reader:
+        """What takes single rows out of the batch."""
+        return Reader(batch, self.padding)
+
+    def join(self, batch: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+        """The batch with `rows` behind its own, all padded to the longest on the batch's side.
+
+        Raises ValueError if the rows' columns are not the batch's.
+        """
+        if not rows:
+            return dict(batch)
+        for row in rows:
+            if set(batch) - {*IMPLIED} != set(row) - {*IMPLIED}:
+                raise ValueError(f"the batch has the columns {sorted(batch)}, a kept sample has {sorted(row)}")
+        left = self._pads_left(batch)
+        joined: dict[str, Any] = {}
+        columns = dict(batch)
+        if WEIGHTS not in batch and any(WEIGHTS in row for row in rows):
+            columns[WEIGHTS] = (batch[LABELS] != IGNORE_INDEX).float()
+        for name, column in columns.items():
+            if not isinstance(column, Tensor):
+                joined[name] = list(column) + [plain(row, name) for row in rows]
+            elif column.ndim == 1 or self.padding[name] is None:
+                new = torch.from_numpy(np.stack([row[name] for row in rows])).to(column)
+                joined[name] = torch.cat([column, new])
+            else:
+                joined[name] = self._pad(name, column, [_sequence(row, name) for row in rows], left)
+        return joined
+
+    def _pad(self, name: str, column: Tensor, rows: list[np.ndarray], left: bool) -> Tensor:
+        value, old = self.padding[name], column.shape[1]
+        assert value is not None
+        width = max(old, *(len(row) for row in rows))
+        block = np.full((len(rows), width), value, dtype=_array(column[:0]).dtype)
+        for place, row in enumerate(rows):
+            block[place, slice(width - len(row), None) if left else slice(len(row))] = row
+        above = torch.nn.functional.pad(column, (width - old, 0) if left else (0, width - old), value=value)
+        return torch.cat([above, torch.from_numpy(block).to(column)])
+
+    def _pads_left(self, batch: Mapping[str, Any]) -> bool:
+        mask = batch.get(MASK)
+        if isinstance(mask, Tensor) and mask.shape[1] and not bool(mask.all()):
+            return not bool(mask[:, 0].all())
+        return self.side == "left"
+
+
+class Reader:
+    """Rows of a batch without their padding, as copies that share nothing with it.
+
+    input_ids are kept as int32, labels that repeat them as one byte a token, attention_mask not at all.
+    """
+
+    def __init__(self, batch: Mapping[str, Any], padding: Mapping[str, float | None]) -> None:
+        self._arrays = {name: _array(column) for name, column in batch.items()}
+        self._mask = None
+        if isinstance(batch.get(MASK), Tensor):
+            self._mask = self._arrays.pop(MASK) != 0
+        self._views = {name for name, column in batch.items() if isinstance(column, Tensor) and column.ndim > 1}
+        self._views -= {IDS}
+        self._ragged = {
+            name for name, column in batch.items()
+            if isinstance(column, Tensor) and column.ndim > 1 and padding[name] is not None
+        }  # fmt: skip
+
+    def __call__(self, place: int) -> Row:
+        tokens = self._tokens(place)
+        row: Row = {}
+        for name, column in self._arrays.items():
+            value = column[place]
+            row[name] = value[tokens] if name in self._ragged else value
+        if isinstance(row.get(IDS), np.ndarray):
+            ids, labels = row[IDS], row.get(LABELS)
+            row[IDS] = ids.astype(np.int32)
+            if isinstance(labels, np.ndarray) and labels.shape == ids.shape:
+                supervised = labels != IGNORE_INDEX
+                repeats = np.array_equal(labels[supervised], ids[supervised])
+                row[LABELS] = supervised if repeats else labels.astype(np.int32)
+                if isinstance(row.get(WEIGHTS), np.ndarray) and np.array_equal(row[WEIGHTS], supervised):
+                    del row[WEIGHTS]
+        return {name: value.copy() if name in self._views else value for name, value in row.items()}
+
+    def _tokens(self, place: int) -> Any:
+        """What selects a row's tokens: a slice where they lie together, else a mask."""
+        if self._mask is None:
+            return slice(None)
+        mask = self._mask[place]
+        start, count = int(mask.argmax()), int(np.count_nonzero(mask))
+        return slice(start, start + count) if mask[start : start + count].all() else mask
+
+
+def plain(row: Row, name: str) -> Any:
+    """A kept value as it stands in a batch of lists."""
+    value = _sequence(row, name) if name in (IDS, LABELS, *IMPLIED) else row[name]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def tensors(row: Row) -> dict[str, Any]:
+    """A kept sample as tensors without a batch axis, with its attention_mask; other values as they are."""
+    implied = [MASK] if isinstance(row.get(IDS), np.ndarray) else []
+    values = {name: _sequence(row, name) for name in dict.fromkeys([*row, *implied])}
+    return {
+        name: torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray | np.generic) else value
+        for name, value in values.items()
+    }
+
+
+def whole_labels(labels: np.ndarray, input_ids: np.ndarray) -> np.ndarray:
+    """Labels int32 (T,) from the mask that stands for them; others as they are."""
+    return np.where(labels, input_ids, IGNORE_INDEX).astype(np.int32) if labels.dtype == np.bool_ else labels
+
+
+def _sequence(row: Row, name: str) -> Any:
+    """A kept column at full width: attention_mask is made anew, labels are put together again."""
+    if name == MASK and MASK not in row:
+        return np.ones(len(row[IDS]), dtype=np.int64)
+    if name == WEIGHTS and WEIGHTS not in row:
+        return (_sequence(row, LABELS) != IGNORE_INDEX).astype(np.float32)
+    value = row[name]
+    if name not in (IDS, LABELS) or not isinstance(value, np.ndarray):
+        return value
+    return (whole_labels(value, row[IDS]) if name == LABELS else value).astype(np.int64)
+
+
+def _array(column: Any) -> Any:
+    """A tensor, or a list of lists of whole numbers, as NumPy sees it; anything else as it is."""
+    if isinstance(column, Tensor):
+        return column.detach().cpu().numpy()
+    if all(isinstance(value, list) and all(type(item) is int for item in value) for value in column):
+        return [np.asarray(value, dtype=np.int64) for value in column]
+    return column
