@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,11 +16,14 @@ from safetensors.torch import load_file
 from sagetune import world
 from sagetune.batching import collate
 from sagetune.config import BudgetConfig, ContinualConfig, CoresetConfig, DataConfig, EvaluationConfig, RunConfig
+from sagetune.evaluation.calls import render_reply
 from sagetune.evaluation.own_answers import own_answers
 from sagetune.losses import SupervisedLogits, losses_of, row_means, supervised_logits, token_losses
-from sagetune.replay.buffer import Item
+from sagetune.replay import OnlineContinualLearner
+from sagetune.replay.buffer import Item, uniform
 from sagetune.replay.distill import LOG_PROBS, TOKENS, beliefs_of, dark_loss
 from sagetune.replay.interference import interference
+from sagetune.replay.step import Replayer
 from sagetune.trainer import AgentSFTTrainer
 
 TASKS = ["tool_selection/shop", "general", "timing"]
@@ -115,7 +119,6 @@ def test_rows_chosen_inside_the_step_are_what_is_kept(stream_run: Callable[..., 
 OPTIONS: list[dict[str, Any]] = [
     {"strategy": "task_balanced", "draw": "task_balanced"},
     {"strategy": "fifo"},
-    {"strategy": "loss"},
     {"strategy": "coreset"},
     {"draw": "mir"},
     {"mode": "replace"},
@@ -136,8 +139,6 @@ def test_every_option_changes_the_training(option: dict[str, Any], stream_run: C
 
 
 def test_the_weight_of_replayed_tokens_is_what_it_says(stream_run: Callable[..., RunConfig]) -> None:
-    from sagetune.replay.step import Replayer
-
     run = stream_run(use_online_continual=True, continual_replay_ratio=1.0, continual={"weight": 0.25})
     trainer = AgentSFTTrainer(run)
     samples = trainer.pool().encoded
@@ -153,11 +154,24 @@ def test_the_weight_of_replayed_tokens_is_what_it_says(stream_run: Callable[...,
     assert set(losses.weights[losses.rows >= 2].tolist()) == {0.25}
 
 
+def test_strategy_loss_weighs_a_sample_by_its_loss_in_training(stream_run: Callable[..., RunConfig]) -> None:
+    run = stream_run(use_online_continual=True, continual_buffer_size=8, continual={"strategy": "loss"})
+    trainer = AgentSFTTrainer(run)
+    samples = trainer.pool().encoded
+    replayer = Replayer(run, [0] * len(samples), int(trainer.tokenizer.pad_token_id))
+    batch = collate(samples, [3, 9, 17, 20], 0)
+    found = supervised_logits(trainer.model, replayer.mix(trainer.model, batch, []))
+    losses = losses_of(found)
+    replayer.remember(batch, found, losses)
+    chance = -np.log(uniform(run.seed, np.array([3, 9, 17, 20], dtype=np.uint64)))
+    state = replayer.learner.state_dict()["buffer"]
+    assert state["ids"].tolist() == [3, 9, 17, 20]
+    np.testing.assert_allclose(state["keys"].numpy(), chance / row_means(losses, 4).detach().numpy(), rtol=1e-6)
+
+
 def test_the_loss_of_the_current_rows_is_not_changed_by_mixing(stream_run: Callable[..., RunConfig]) -> None:
     trainer = AgentSFTTrainer(stream_run())
     samples = trainer.pool().encoded
-    from sagetune.replay import OnlineContinualLearner
-
     learner = OnlineContinualLearner(8, 1.0)
     batch, longer = collate(samples, [16, 17], 0), collate(samples, [0, 1], 0)
     alone = row_means(token_losses(trainer.model, batch), 2)
@@ -249,7 +263,6 @@ def test_own_answers_are_kept_where_the_checker_passes(
     """The model here recites the expert, but for one task in three, where it says something else."""
     samples = [*world.generate("planning", "train", 3), *world.generate("tool_selection", "train", 3)]
     trainer = AgentSFTTrainer(stream_run())
-    from sagetune.evaluation.calls import render_reply
 
     def reciting(model: Any, tokenizer: Any, prompts: Any, **given: Any) -> list[list[int]]:
         texts = []

@@ -24,6 +24,11 @@ COMMAND = [
     *("sft.gradient_accumulation_steps=3", "sft.learning_rate=0.01", "budget=smoke", "budget.train_samples=41"),
     *("budget.max_steps=30", "sft.num_epochs=6", "trainer.checkpoint_every_n_steps=4", "sft.lora_r=4"),
 ]
+STREAM = (
+    "continual.tasks=[tool_selection/shop,general,timing]",
+    "sft.num_epochs=5",
+    "sft.gradient_accumulation_steps=1",
+)
 ENVIRONMENT = os.environ | {"WANDB_MODE": "disabled"}
 
 
@@ -95,8 +100,9 @@ def test_five_kills_at_random_moments_change_no_bit(undisturbed: Path, tmp_path:
     [
         ("method=coreset_hybrid", "coreset.refresh_epochs=2", "sft.coreset_target_size=20", "coreset.cache=false"),
         ("method=coreset_loss", "coreset.scope=batch", "coreset.candidates=2"),
+        (*STREAM, "method=combined", "coreset.cache=false", "coreset.refresh_epochs=1", "sft.coreset_target_size=20"),
     ],
-    ids=["pool", "batch"],
+    ids=["pool", "batch", "stream"],
 )
 def test_a_killed_run_that_selects_goes_on_with_the_same_samples(selection: tuple[str, ...], tmp_path: Path) -> None:
     alone, killed = tmp_path / "alone", tmp_path / "killed"
@@ -115,6 +121,38 @@ def test_a_killed_run_that_selects_goes_on_with_the_same_samples(selection: tupl
     ]
     assert chosen[0] == chosen[1]
     assert len(chosen[0]) > 1
+
+
+@pytest.mark.parametrize(
+    "replay",
+    [
+        ("continual=coreset", "sft.continual_buffer_size=6"),
+        ("continual=mir", "continual.distill=0.3"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_a_killed_stream_replays_the_same_samples(replay: tuple[str, ...], tmp_path: Path) -> None:
+    given = ("method=continual", *STREAM, "sft.continual_replay_ratio=0.4", *replay)
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    finish(start(alone, *given))
+    process = start(killed, *given)
+    for moment in (9, 17):
+        send_when(process, killed, moment, signal.SIGKILL)
+        process = resume(killed)
+    finish(process)
+    assert (killed / "adapter/adapter_model.safetensors").read_bytes() == (
+        alone / "adapter/adapter_model.safetensors"
+    ).read_bytes()
+    records = [json.loads((one / "replay.json").read_text()) for one in (killed, alone)]
+    times = [record.pop("seconds") for record in records]
+    assert min(times) > 0
+    assert records[0] == records[1]
+    assert records[0]["rows"] > 10
+    states = [
+        torch.load(one / "checkpoints/last.ckpt", weights_only=True)["sagetune"]["replay"] for one in (killed, alone)
+    ]
+    buffers = [state["learner"]["buffer"] for state in states]
+    assert all(torch.equal(buffers[0][name], buffers[1][name]) for name in ("ids", "keys", "groups"))
 
 
 @pytest.mark.parametrize(("what", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
