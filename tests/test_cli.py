@@ -60,7 +60,11 @@ def test_cfg_job_shows_the_resolved_configuration() -> None:
         ("sft.lora_r=abc", ["sft.lora_r", "abc", "Integer"]),
         ("sft.lora_r=0", ["sft.lora_r must be at least 1, got 0"]),
         ("model.dtype=int4", ["model.dtype must be one of auto, float32, bfloat16, got 'int4'"]),
-        ("sft.use_online_continual=true", ["sft.use_online_continual must be false"]),
+        (
+            "continual.strategy=coreset",
+            ["continual.strategy must be another while data.stream is shuffled, got 'coreset'"],
+        ),
+        ("continual.tasks=[general,chess]", ["continual.tasks", "family must be one of tool_selection, planning"]),
         ("model=hf", ["sft.base_model has no value", "hub id"]),
         ("sft.train_data=agent_sft:trian", ["agent_sft:trian", "train", "dev", "test"]),
         ("sft.train_data=nowhere.jsonl", ["nowhere.jsonl", "sft.train_data"]),

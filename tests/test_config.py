@@ -88,12 +88,6 @@ def test_groups_check_their_values() -> None:
         OptimConfig(warmup_ratio=1.5)
 
 
-def test_what_this_version_cannot_train_with_is_refused_not_ignored() -> None:
-    sft = AgentSFTConfig(base_model="m", train_data="d", use_online_continual=True)
-    with pytest.raises(ValueError, match=r"sft\.use_online_continual must be false"):
-        RunConfig(sft=sft)
-
-
 def test_full_fine_tuning_refuses_bfloat16_weights() -> None:
     sft = AgentSFTConfig(base_model="m", train_data="d", use_lora=False)
     with pytest.raises(ValueError, match=r"model\.dtype must be auto or float32"):

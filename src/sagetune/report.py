@@ -48,6 +48,9 @@ SAMPLE_KINDS = {
 TILES = ("action: exact match", "action: right tool", "loss, nats a token", "token accuracy")
 
 
+STREAM_FIGURES = ("average", "backward_transfer", "forgetting", "forward_transfer")
+
+
 def environment() -> dict[str, Any]:
     """Where a run computes: versions, commit, machine. `git` is None where the package is not in a git work tree."""
     import torch
@@ -143,6 +146,23 @@ def print_before_after(console: Console, result: dict[str, Any]) -> None:
     console.print(table)
     if result.get("baselines"):
         console.print(f"without learning: {baselines_line(result['baselines'])}", markup=False)
+
+
+def print_stream(console: Console, result: dict[str, Any]) -> None:
+    """Print what a run on several tasks learnt and forgot; nothing for any other run."""
+    stream = result.get("stream")
+    if not stream:
+        return
+    table = Table(title=f"{len(stream['tasks'])} tasks, {stream['kind']}", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("figure", no_wrap=True)
+    names = list(next(iter(stream["figures"].values())))
+    shown = [name for name in names if name in STREAM_FIGURES]
+    for name in shown:
+        table.add_column(name.replace("_", " "), justify="right")
+    for figure, values in stream["figures"].items():
+        label = "minus loss" if figure == "loss" else figure.replace("_", " ")
+        table.add_row(label, *("–" if values[name] is None else f"{values[name]:+.3f}" for name in shown))
+    console.print(table)
 
 
 def write_html(run_dir: Path) -> Path:

@@ -61,6 +61,7 @@ def run_or_report(run: RunConfig) -> int:
             tracker = Tracker(folder.path, run, resume_step=checkpoint_step(folder))
             result = execute(run, folder, tracker, console, interrupts)
         report.print_before_after(console, result)
+        report.print_stream(console, result)
         console.print(f"report: {folder.report}", markup=False, soft_wrap=True)
         code = 0
     except Interrupted as stop:

@@ -64,9 +64,12 @@ class StepLog(Callback):
         self._since = time.perf_counter()
 
     def _row(self, trainer: lightning.Trainer, module: SFTModule) -> dict[str, Any]:
+        share = (trainer.fit_loop.epoch_loop.batch_idx + 1) / trainer.num_training_batches
+        run = module.run_config
+        streams = run.data.stream == "sequential"  # one pass of Lightning's then holds all epochs of all tasks
         return {
             "step": trainer.global_step,
-            "epoch": trainer.current_epoch + (trainer.fit_loop.epoch_loop.batch_idx + 1) / trainer.num_training_batches,
+            "epoch": share * run.sft.num_epochs if streams else trainer.current_epoch + share,
             **module.last_step,
             "train/tokens_per_second": self.rate,
             "train/tokens": module.tokens_seen,
