@@ -2,8 +2,8 @@
 
     python study.py <work folder>      run as many of these side by side as there are cores
 
-Every job is one `sagetune train experiment=continual_study`; processes share the jobs by files in the work folder, and a
-killed study goes on. table.py makes the tables and plots.
+Every job is one `sagetune train experiment=continual_study`. Processes share the jobs by files in the work folder, and
+a killed study goes on. table.py makes the tables and plots.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def main(folder: str, num_samples: int, method: str = "lora") -> None:
     ]
     torch.manual_seed(0)
     model = adapters.add_adapter(models.load_model(sft.base_model, run.model), sft, run.adapter)
-    module = SFTModule(model.train(), run, task_steps=[len(batches]), sample_ids=[s.sample_id for s in samples])
+    module = SFTModule(model.train(), run, task_steps=[len(batches)], sample_ids=[s.sample_id for s in samples])
     recorder = Recorder()
     trainer = lightning.Trainer(
         accelerator="cpu",
