@@ -117,6 +117,27 @@ def test_a_run_writes_its_folder_and_ends_with_the_table(tmp_path: Path) -> None
     assert "holds a run already" in again.stderr
 
 
+def test_a_stream_of_tasks_is_measured_before_and_after_each(tmp_path: Path) -> None:
+    place = [f"sft.output_dir={tmp_path}", "run_name=r", "continual.tasks=[tool_selection/mail,general,timing]"]
+    budget = ["budget.train_samples=12", "budget.eval_samples=6", "budget.benchmark_samples=6", "sft.batch_size=2"]
+    done = sagetune("train", "method=continual", "model=tiny", *place, *budget, "sft.gradient_accumulation_steps=1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "3 tasks, sequential" in done.stdout
+    result = json.loads((tmp_path / "r" / "result.json").read_text())
+    stream, before, after = result["stream"], result["before"], result["after"]
+    assert stream["tasks"] == ["tool_selection/mail", "general", "timing"]
+    for name, matrix in stream["matrices"].items():
+        assert [len(row) for row in matrix] == [3] * 4, name
+    for row, measured in ((0, before), (3, after)):
+        figures = measured["tokens"]["by_task"].values()
+        assert stream["matrices"]["loss"][row] == [task["loss"] for task in figures]
+    assert result["replay"]["rows"] > 0
+    mirrored = read_offline_run(tmp_path / "r")
+    assert {"stream/loss", "stream/accuracy", "stream/exact_match"} <= set(mirrored.tables)
+    assert len(mirrored.tables["stream/loss"]["data"]) == 4
+    assert len([row for row in mirrored.history if "stream/general/loss" in row]) == 2
+
+
 def test_a_failed_run_says_why_in_its_folder(tmp_path: Path) -> None:
     data = tmp_path / "bad.jsonl"
     data.write_text('{"messages": [{"role": "user", "content": "hi"}, {"role": "asistant", "content": "x"}]}\n')

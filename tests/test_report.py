@@ -112,6 +112,43 @@ def test_the_page_holds_table_curves_samples_and_configuration(folder: RunFolder
     assert page.count('class="card sample"') == report.SHOWN_SAMPLES
 
 
+STREAM = {
+    "kind": "sequential",
+    "tasks": ["mail", "bank"],
+    "matrices": {"loss": [[2.0, 3.0], [1.0, 2.5], [1.5, 0.5]], "exact_match": [[0.0, 0.0], [0.5, 0.0], [0.25, 1.0]]},
+    "figures": {
+        "loss": {"average": -1.0, "backward_transfer": -0.5, "forgetting": 0.5, "forward_transfer": 0.5},
+        "exact_match": {"average": 0.625, "backward_transfer": -0.25, "forgetting": None, "forward_transfer": 0.0},
+    },
+}
+
+
+def test_a_stream_is_shown_as_shaded_table_and_curves(folder: RunFolder) -> None:
+    replay = {"rows": 7, "seconds": 0.5, "own_answers": 0, "buffer": {"samples": 3, "bytes": 99, "tasks": {"mail": 3}}}
+    report.write_json(folder.result, {**RESULT, "stream": STREAM, "replay": replay})
+    page = report.write_html(folder.path).read_text()
+    assert "Tasks one after the other" in page
+    rows = re.findall(r"<tr><td>((?:untouched|after \w+))</td>(.*?)</tr>", page)
+    assert [name for name, _ in rows] == ["untouched", "after mail", "after bank"] * 2
+    shades = [[int(shade) for shade in re.findall(r"series-1\) (\d+)%", cells)] for _, cells in rows]
+    assert shades[:3] == [[22, 0], [44, 11], [33, 55]], "the lowest loss is the darkest"
+    assert shades[3:] == [[0, 0], [28, 0], [14, 55]]
+    assert "forgetting +0.500" in page
+    assert "forgetting None" not in page
+    assert page.count("tasks learnt") == 2
+    assert "Replayed 7 rows" in page
+
+
+def test_the_figures_of_a_stream_are_printed() -> None:
+    console = Console(file=StringIO(), width=100)
+    report.print_stream(console, {**RESULT, "stream": STREAM})
+    text = console.file.getvalue()
+    assert re.search(r"minus loss +-1.000 +-0.500 +\+0.500 +\+0.500", text)
+    assert re.search(r"exact match +\+0.625 +-0.250 +– +\+0.000", text)
+    report.print_stream(console, RESULT)
+    assert console.file.getvalue() == text
+
+
 def test_the_page_loads_nothing_and_runs_nothing(folder: RunFolder) -> None:
     page = report.write_html(folder.path).read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)=["'](?!#)|url\((?!#)|@import|<script""", page)
