@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sagetune.chat import Encoded
 from sagetune.evaluation import continual
-from sagetune.stream import Pass, StreamLoader, plan_passes
+from sagetune.stream import Pass, StreamLoader, micro_batches, plan_passes
 
 
 def samples(num: int) -> list[Encoded]:
@@ -94,6 +94,12 @@ def test_a_budget_of_steps_is_shared_by_the_tasks() -> None:
     assert plan_passes([8, 8], 4, 1, 99) == [Pass(0, 0, 2, 2), Pass(1, 0, 2, 2)]
     with pytest.raises(ValueError, match=r"budget\.max_steps=2 leaves a task of the stream without a step"):
         plan_passes([40, 20, 20], 4, 2, 2)
+
+
+def test_a_small_task_has_fewer_micro_batches() -> None:
+    passes = plan_passes([40, 3, 20], 8, 1, None)
+    assert micro_batches([40, 3, 20], passes, 4) == 3
+    assert micro_batches([40, 30, 20], plan_passes([40, 30, 20], 8, 1, None), 4) == 4
 
 
 def test_a_task_must_fill_its_micro_batches() -> None:

@@ -110,7 +110,7 @@ class BatchLoader:
         self.pad_token_id = pad_token_id
         self._lengths = [len(sample.input_ids) for sample in samples]
         self._batch_size = batch_size
-        self._accumulate = accumulate
+        self.accumulate = accumulate
         self._bucket_steps = bucket_steps
         self._seed = seed
         self._rank = rank
@@ -159,7 +159,7 @@ class BatchLoader:
 
     def _micro_batches(self, epoch: int) -> list[list[list[int]]]:
         """For each step of the epoch, this process's micro-batches."""
-        per_step = self._batch_size * self._accumulate * self._world_size
+        per_step = self._batch_size * self.accumulate * self._world_size
         lengths = [self._lengths[index] for index in self.chosen]
         places = epoch_steps(lengths, per_step, self._bucket_steps, self._seed, epoch)
         steps = [[self.chosen[place] for place in step] for step in places]
@@ -174,6 +174,6 @@ class BatchLoader:
         With several processes a micro-batch of an epoch's last step can hold a sample more than `batch_size`.
         """
         per_round = self._batch_size * self._world_size
-        rounds = min(-(-len(step) // per_round), self._accumulate, len(step) // self._world_size)
+        rounds = min(-(-len(step) // per_round), self.accumulate, len(step) // self._world_size)
         parts = np.array_split(np.array(step), rounds * self._world_size)
         return [part.tolist() for part in parts[self._rank :: self._world_size]]

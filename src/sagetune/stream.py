@@ -51,6 +51,11 @@ def plan_passes(sizes: Sequence[int], samples_per_step: int, epochs: int, max_st
     return passes
 
 
+def micro_batches(sizes: Sequence[int], passes: Sequence[Pass], at_most: int) -> int:
+    """Micro-batches of each step: `at_most`, or as many samples as the smallest step has, if that is fewer."""
+    return min(at_most, *(sizes[part.task] // part.num_steps for part in passes))
+
+
 class StreamLoader:
     """The micro-batches of all passes, one iteration; resumes at any of them.
 
@@ -74,8 +79,8 @@ class StreamLoader:
         self.before_pass: Callable[[int], None] | None = None
         """Called with the number of a pass before its first batch is made, also in a resumed run; may `choose`."""
         self.pad_token_id = pad_token_id
+        self.accumulate = accumulate
         self._lengths = [len(sample.input_ids) for sample in samples]
-        self._accumulate = accumulate
         self._seed = seed
         self._position = 0
         self._starts = np.cumsum([0, *(part.taken * accumulate for part in passes)]).tolist()
@@ -124,13 +129,13 @@ class StreamLoader:
         found = []
         for step in np.array_split(order, part.num_steps)[: part.taken]:
             by_length = sorted(step.tolist(), key=lambda index: -self._lengths[index])
-            found += [micro.tolist() for micro in np.array_split(np.array(by_length), self._accumulate)]
+            found += [micro.tolist() for micro in np.array_split(np.array(by_length), self.accumulate)]
         return found
 
     def _check(self, task: int, num: int) -> None:
         steps = max((part.num_steps for part in self.passes if part.task == task), default=1)
-        if num < steps * self._accumulate:
+        if num < steps * self.accumulate:
             raise ValueError(
-                f"task {task + 1} of the stream has {num} samples, too few for {steps} steps of {self._accumulate} "
+                f"task {task + 1} of the stream has {num} samples, too few for {steps} steps of {self.accumulate} "
                 "micro-batches: give it more, or lower sft.gradient_accumulation_steps"
             )

@@ -31,7 +31,7 @@ from sagetune.replay.step import Replayer
 from sagetune.report import environment, write_json
 from sagetune.runfolder import RunFolder
 from sagetune.sample import Sample, check_sample
-from sagetune.stream import StreamLoader, plan_passes
+from sagetune.stream import StreamLoader, micro_batches, plan_passes
 from sagetune.tracking import Tracker
 from sagetune.training_set import Selections, TrainingPool, select_from, target_sizes
 
@@ -140,7 +140,7 @@ class AgentSFTTrainer:
         elif selections is not None:
             selections.follow(loader, module)
         checkpoint = str(folder.checkpoint) if folder.checkpoint.is_file() else None
-        trainer = self._lightning_trainer(module.total_steps, callbacks, folder)
+        trainer = self._lightning_trainer(module.total_steps, loader.accumulate, callbacks, folder)
         trainer.fit(module, train_dataloaders=loader, ckpt_path=checkpoint, weights_only=True)
         if selections is not None:
             last = loader.pass_of_last_batch if isinstance(loader, StreamLoader) else loader.epoch_of_last_batch
@@ -299,8 +299,8 @@ class AgentSFTTrainer:
             tasks = list(pool.tasks().values())
             sizes = [len(task) for task in tasks]
             sizes = target_sizes(self.run, sizes) if from_pool else sizes
-            accumulate = sft.gradient_accumulation_steps
-            passes = plan_passes(sizes, rows * accumulate, sft.num_epochs, budget.max_steps)
+            passes = plan_passes(sizes, rows * sft.gradient_accumulation_steps, sft.num_epochs, budget.max_steps)
+            accumulate = micro_batches(sizes, passes, sft.gradient_accumulation_steps)
             stream = StreamLoader(
                 pool.encoded, tasks, passes, accumulate=accumulate, pad_token_id=pad, seed=self.run.seed
             )
@@ -334,7 +334,9 @@ class AgentSFTTrainer:
     def _chooses_rows(self) -> bool:
         return self.run.sft.use_coreset_selection and self.run.coreset.scope == "batch"
 
-    def _lightning_trainer(self, steps: int, callbacks: list[Any], folder: RunFolder) -> lightning.Trainer:
+    def _lightning_trainer(
+        self, steps: int, accumulate: int, callbacks: list[Any], folder: RunFolder
+    ) -> lightning.Trainer:
         for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
             logging.getLogger(name).setLevel(logging.WARNING)  # product tips and device lists
         return lightning.Trainer(
@@ -342,7 +344,7 @@ class AgentSFTTrainer:
             devices=1,
             max_steps=steps,
             max_epochs=1 if self.run.data.stream == "sequential" else self.run.sft.num_epochs,
-            accumulate_grad_batches=self.run.sft.gradient_accumulation_steps,
+            accumulate_grad_batches=accumulate,
             callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,
