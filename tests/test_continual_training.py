@@ -58,7 +58,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_a_ratio_of_zero_is_the_baseline_bit_for_bit(stream: str, stream_run: Callable[..., RunConfig]) -> None:
     plain, _ = trained(stream_run(stream))
     without, _ = trained(stream_run(stream, use_online_continual=True, continual_replay_ratio=0.0))
-    replaying, _ = trained(stream_run(stream, use_online_continual=True, num_epochs=2))
+    replaying, _ = trained(stream_run(stream, use_online_continual=True, continual_replay_ratio=0.5))
     assert equal(plain, without)
     assert not equal(plain, replaying)
 
@@ -90,6 +90,25 @@ def test_a_step_trains_on_the_batch_and_on_what_it_replays(
     for number, batch in enumerate(batches):
         assert len(set(batch)) == len(batch)
         assert set(batch[4:]) <= {index for earlier in batches[:number] for index in earlier[:4]}
+
+
+def test_no_sample_is_twice_in_an_optimiser_step(
+    stream_run: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[int]] = []
+
+    def spying(model: Any, batch: Any) -> SupervisedLogits:
+        batches.append(batch["sample_index"].tolist())
+        return supervised_logits(model, batch)
+
+    monkeypatch.setattr("sagetune.modules.sft.supervised_logits", spying)
+    given = {"use_online_continual": True, "continual_replay_ratio": 1.0, "num_epochs": 4}
+    for stream in ("sequential", "shuffled"):
+        trained(stream_run(stream, batch_size=1, gradient_accumulation_steps=4, **given))
+    steps = [[index for batch in batches[start : start + 4] for index in batch] for start in range(0, len(batches), 4)]
+    assert len(steps) == 48
+    assert all(len(set(step)) == len(step) for step in steps)
+    assert sum(len(step) - 4 for step in steps) > 100
 
 
 def test_combined_selects_and_replays(stream_run: Callable[..., RunConfig]) -> None:
@@ -302,6 +321,30 @@ def test_on_policy_replay_answers_finished_tasks_anew(
     assert not equal(gold, own)
 
 
+def test_a_task_that_loses_all_its_samples_is_named(stream_run: Callable[..., RunConfig]) -> None:
+    run = stream_run(continual={"tasks": ["general", "planning"]}, max_seq_length=420)
+    with pytest.raises(ValueError, match=r"no sample of planning can be used for train at sft\.max_seq_length=420"):
+        AgentSFTTrainer(run).pool()
+
+
+def test_what_is_selected_for_is_not_what_is_measured_on(stream_run: Callable[..., RunConfig]) -> None:
+    given = {"use_coreset_selection": True, "coreset_strategy": "rds", "eval_data": "agent_sft:test"}
+    trainer = AgentSFTTrainer(stream_run(**given))
+    assert {sample.sample_id.split("/")[2] for sample in trainer._load_dev()} == {"dev"}
+    assert {sample.sample_id.split("/")[2] for sample in trainer.held_out()} == {"test"}
+
+
+def test_own_answers_need_a_checker(stream_run: Callable[..., RunConfig], tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+        rows = [json.dumps({"messages": messages, "id": str(number)}) for number in range(8)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows))
+    tasks = ["general", f"{tmp_path}/{{split}}.jsonl"]
+    run = stream_run(continual={"tasks": tasks, "targets": "self"}, use_online_continual=True)
+    with pytest.raises(ValueError, match=r"continual\.targets=self needs tasks of the embedded world"):
+        AgentSFTTrainer(run).train()
+
+
 def test_rows_of_the_score_matrix_come_between_the_tasks(stream_run: Callable[..., RunConfig], tmp_path: Path) -> None:
     run = stream_run(eval_data="agent_sft:test", budget=BudgetConfig(train_samples=24, eval_samples=7))
     _, folder = trained(dataclasses.replace(run, evaluation=EvaluationConfig(data=None)))
@@ -326,6 +369,11 @@ def test_rows_of_the_score_matrix_come_between_the_tasks(stream_run: Callable[..
         ({"continual": {"distill": 0.5}}, "continual.distill must be 0.0 without sft.use_online_continual"),
         ({"stream": "shuffled", "continual": {"strategy": "coreset"}}, "while data.stream is shuffled"),
         ({"stream": "backwards"}, "data.stream must be one of shuffled, sequential"),
+        (
+            {"budget": BudgetConfig(train_samples=24, eval_samples=2)},
+            "budget.eval_samples must be at least one for each of 3",
+        ),
+        ({"continual": {"draw": "mir", "candidates": 1}}, "continual.candidates must be at least 2"),
         ({"continual": {"weight": 0}}, "continual.weight must be above 0"),
     ],
 )

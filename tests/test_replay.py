@@ -116,6 +116,8 @@ def test_drawing_in_turn_gives_tasks_equal_parts() -> None:
     for _ in range(600):
         counts.update(replayed(learner.mix_with_replay(batch_of(*range(200, 206))), 6))
     assert min(counts[sample] for sample in range(60)) > 5, "uniform within a task"
+    firsts = Counter(int(learner.get_replay_samples(1)[0]["task_id"]) for _ in range(900))
+    assert min(firsts.values()) > 240, "also where fewer rows are due than there are tasks"
 
 
 def test_replacing_keeps_the_number_of_rows() -> None:
@@ -161,6 +163,9 @@ def test_loss_keeps_surprising_samples_more_often() -> None:
     assert sorted(learner.ids) == list(range(30, 35))
     with pytest.raises(ValueError, match="give losses"):
         learner.update_buffer(batch_of(1))
+    for losses in ([1.0], [1.0, float("nan")]):
+        with pytest.raises(ValueError, match="one finite number for each of 2 rows"):
+            learner.update_buffer(batch_of(1, 2), losses=losses)
 
 
 def test_coreset_chooses_when_a_task_ends() -> None:
@@ -183,10 +188,52 @@ def test_coreset_chooses_when_a_task_ends() -> None:
     assert sorted(sample // 8 for sample in (identity % 100 for identity in learner.ids)) == [0, 0, 1, 1, 2, 2]
 
 
+def test_ids_may_be_negative_or_strings() -> None:
+    learner = OnlineContinualLearner(10, 1.0)
+    learner.update_buffer({"sample_index": torch.tensor([-1, -2]), "x": torch.tensor([1.0, 2.0])})
+    assert sorted(learner.ids) == [-2, -1]
+    mixed = learner.mix({"sample_index": torch.tensor([7, 8]), "x": torch.zeros(2)}, exclude=[-2])
+    assert mixed.batch["sample_index"].tolist() == [7, 8, -1]
+    named = OnlineContinualLearner(10, 1.0)
+    named.update_buffer({"sample_id": ["a", "b"]})
+    assert named.mix({"sample_id": ["c", "d"]}, exclude=["a"]).batch["sample_id"] == ["c", "d", "b"]
+    with pytest.raises(ValueError, match="must hold whole numbers"):
+        named.update_buffer({"sample_id": ["e"], "task_id": ["shop"]})
+
+
+def test_kept_objects_are_nobody_elses() -> None:
+    learner = OnlineContinualLearner(10, 1.0)
+    batch = {"sample_id": ["a"], "messages": [[{"content": "hi"}]]}
+    learner.update_buffer(batch)
+    batch["messages"][0][0]["content"] = "changed"  # type: ignore[index]
+    learner.get_replay_samples(1)[0]["messages"].append("changed")
+    assert learner.get_replay_samples(1)[0]["messages"] == [{"content": "hi"}]
+
+
+@pytest.mark.parametrize("given", [{"mode": "replace"}, {"draw": "mir", "candidates": 2}])
+def test_the_padding_side_is_the_batch_s(given: dict[str, Any]) -> None:
+    ids = torch.tensor([[0, 0, 5, 6], [1, 2, 3, 4]])
+    learner = OnlineContinualLearner(10, 0.5, **given)
+    learner.update_buffer({"input_ids": torch.tensor([[7], [8], [9]]), "sample_index": torch.tensor([7, 8, 9])})
+    batch = {"input_ids": ids, "attention_mask": (ids > 0).long(), "sample_index": torch.tensor([0, 1])}
+    sides: list[torch.Tensor] = []
+
+    def rank(candidates: dict[str, Any]) -> torch.Tensor:
+        sides.append(candidates["attention_mask"])
+        return torch.zeros(len(candidates["attention_mask"]))
+
+    for _ in range(8):
+        sides.append(learner.mix(batch, interference=rank).batch["attention_mask"])
+    assert len(sides) >= 8
+    assert all(bool(mask[:, -1].all()) for mask in sides)
+
+
 def test_a_renewed_sample_keeps_its_place() -> None:
     learner = filled(3)
     learner.renew(batch_of(1, 7) | {"input_ids": torch.full((2, 6), 99)})
     assert sorted(learner.ids) == [0, 1, 2]
+    with pytest.raises(ValueError, match="n must be at least 0, got -1"):
+        learner.get_replay_samples(-1)
     texts = {int(s["sample_index"]): s["input_ids"].tolist() for s in learner.get_replay_samples(3)}
     assert texts[1] == [99] * 6
     assert texts[0] == [10] * 6
@@ -215,6 +262,19 @@ def test_a_restored_learner_goes_on_as_the_first(strategy: str, tmp_path: Path) 
     assert first.num_bytes == second.num_bytes
     with pytest.raises(ValueError, match="buffer_size must be at least 9, got 4"):
         OnlineContinualLearner(4, 0.3, strategy).load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize("columns", [("labels", [0, 1]), ("labels", ["x", "y"]), ("tools", [[], [{"name": "f"}]])])
+@pytest.mark.parametrize("turned", [False, True])
+def test_lists_of_any_values_are_restored(columns: tuple[str, list[Any]], turned: bool, tmp_path: Path) -> None:
+    name, values = columns
+    learner, again = OnlineContinualLearner(5), OnlineContinualLearner(5)
+    for place in (1, 0) if turned else (0, 1):
+        learner.update_buffer({"sample_id": [str(place)], name: [values[place]]})
+    torch.save(learner.state_dict(), tmp_path / "state.pt")
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    found = {sample["sample_id"]: sample[name] for sample in again.get_replay_samples(5)}
+    assert found == {"0": values[0], "1": values[1]}
 
 
 def test_what_is_not_a_tensor_is_restored_too(tmp_path: Path) -> None:
@@ -256,7 +316,7 @@ from test_replay import batch_of
 from sagetune.replay import OnlineContinualLearner
 rank, folder, strategy = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-learner = OnlineContinualLearner(8, 0.5, strategy)
+learner = OnlineContinualLearner(8, 0.5, strategy, draw="task_balanced" if strategy == "task_balanced" else "uniform")
 replayed = []
 for step in range(10):
     batch = batch_of(*(8 * step + 4 * rank + place for place in range(4)), task=step // 5)

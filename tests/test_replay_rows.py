@@ -149,11 +149,26 @@ def test_declared_shapes() -> None:
         ({"a": torch.ones(2, 3)}, r"batch\['a'\] has shape \(2, 3\) and no declared padding"),
         ({"labels": torch.ones(2, 3, 4)}, r"batch\['labels'\] has shape \(2, 3, 4\)"),
         ({"a": torch.ones(2, dtype=torch.bfloat16)}, "bfloat16"),
+        ({"a": torch.tensor(1)}, r"\['a'\] have none"),
+        ({"labels": torch.ones(2, 3), "input_ids": torch.ones(2, 4)}, "one width, got {.*'labels': 3.*}"),
     ],
 )
 def test_a_batch_that_cannot_be_kept_is_refused(batch: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         COLUMNS.check(batch)
+
+
+def test_a_mask_without_tokens_is_kept() -> None:
+    columns = Columns(PADDING | {"tokens": 0})
+    batch = {"tokens": torch.tensor([[5, 6, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
+    mixed = columns.join(batch, [columns.reader(batch)(0)])
+    assert mixed["tokens"].tolist() == [[5, 6, 0]] * 2
+    assert mixed["attention_mask"].tolist() == [[1, 1, 0]] * 2
+
+
+def test_labels_may_be_numbers_that_are_no_tokens() -> None:
+    batch = {"input_ids": torch.tensor([[1, 2]]), "labels": torch.tensor([[0.5, -1.5]])}
+    assert COLUMNS.join(batch, [COLUMNS.reader(batch)(0)])["labels"].tolist() == [[0.5, -1.5]] * 2
 
 
 def test_columns_must_be_the_same() -> None:

@@ -146,6 +146,7 @@ def test_the_figures_of_a_stream_are_printed() -> None:
     assert re.search(r"minus loss +-1.000 +-0.500 +\+0.500 +\+0.500", text)
     assert re.search(r"exact match +\+0.625 +-0.250 +– +\+0.000", text)
     report.print_stream(console, RESULT)
+    report.print_stream(console, {**RESULT, "stream": None})
     assert console.file.getvalue() == text
 
 

@@ -29,9 +29,9 @@ def indices(stream: StreamLoader) -> list[list[int]]:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.integers(4, 30), min_size=1, max_size=4), st.integers(1, 3), st.integers(1, 4))
+@given(st.lists(st.integers(8, 30), min_size=1, max_size=4), st.integers(1, 3), st.integers(1, 4))
 def test_tasks_come_one_after_the_other_and_whole(sizes: list[int], epochs: int, accumulate: int) -> None:
-    stream = loader(sizes, 4, epochs, accumulate)
+    stream = loader(sizes, 8, epochs, accumulate)
     batches = indices(stream)
     assert len(batches) == len(stream) == accumulate * sum(stream.task_steps)
     served = [index for batch in batches for index in batch]
@@ -90,16 +90,28 @@ def test_what_comes_before_a_pass_is_called_once_and_may_choose() -> None:
 def test_a_budget_of_steps_is_shared_by_the_tasks() -> None:
     passes = plan_passes([40, 20, 20], 4, 2, 10)
     assert passes == [Pass(0, 0, 10, 5), Pass(1, 0, 5, 3), Pass(2, 0, 5, 2)]
+    assert loader([40, 20, 20], 4, 2, 2, 10).num_epochs == pytest.approx((5 / 10 + 3 / 5 + 2 / 5) / 3)
     assert len(loader([40, 20, 20], 4, 2, 2, 10)) == 20
     assert plan_passes([8, 8], 4, 1, 99) == [Pass(0, 0, 2, 2), Pass(1, 0, 2, 2)]
     with pytest.raises(ValueError, match=r"budget\.max_steps=2 leaves a task of the stream without a step"):
         plan_passes([40, 20, 20], 4, 2, 2)
 
 
+def test_the_open_step_is_known_while_it_trains() -> None:
+    stream = loader([9, 12], 6, 1, 3)
+    opened = [(batch["sample_index"].tolist(), list(stream.open_step)) for batch in stream]
+    for start in range(0, len(opened), 3):
+        whole = [index for micro, _ in opened[start : start + 3] for index in micro]
+        assert [step for _, step in opened[start : start + 3]] == [whole] * 3
+
+
 def test_a_small_task_has_fewer_micro_batches() -> None:
     passes = plan_passes([40, 3, 20], 8, 1, None)
-    assert micro_batches([40, 3, 20], passes, 4) == 3
-    assert micro_batches([40, 30, 20], plan_passes([40, 30, 20], 8, 1, None), 4) == 4
+    assert micro_batches([40, 3, 20], passes, 2) == 3
+    assert micro_batches([40, 30, 20], plan_passes([40, 30, 20], 8, 1, None), 2) == 5, "20 samples in two steps of 10"
+    for rows in (1, 2, 4):
+        stream = loader([40, 30, 20], 8, 1, micro_batches([40, 30, 20], plan_passes([40, 30, 20], 8, 1, None), rows))
+        assert max(map(len, indices(stream))) <= max(rows, 2)
 
 
 def test_a_task_must_fill_its_micro_batches() -> None:

@@ -117,6 +117,8 @@ class BatchLoader:
         self._world_size = world_size
         self._epoch = 0
         self._position = 0
+        self.open_step: list[int] = []
+        """All samples of the optimiser step of the batch that was given away last, on this process."""
 
     def choose(self, indices: Sequence[int]) -> None:
         """Serve these samples alone, from the next epoch on."""
@@ -139,9 +141,13 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         if self._position == 0 and self.before_epoch is not None:
             self.before_epoch(self._epoch)
-        batches = [indices for step in self._micro_batches(self._epoch) for indices in step]
+        batches = [
+            (indices, [index for micro in step for index in micro])
+            for step in self._micro_batches(self._epoch)
+            for indices in step
+        ]
         while self._position < len(batches):
-            indices = batches[self._position]
+            indices, self.open_step = batches[self._position]
             # Moved on before the batch is given away: a checkpoint made while it trains must not serve it again.
             self._position += 1
             if self._position == len(batches):

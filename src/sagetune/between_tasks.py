@@ -64,12 +64,18 @@ class BetweenTasks:
             module.replayer.learner.end_task()
             if module.run_config.continual.targets == "self":
                 renew_answers(module.run_config, module.replayer, task, self._pool, module.model, tokenizer)
-        rows = read_rows(self._folder)
-        if all(row["task"] != self._names[task] for row in rows):
-            measured = self._measure(f"after {self._names[task]}")
-            row = {"task": self._names[task], "step": module.global_step, "tasks": task_figures(measured)}
+        name, rows = self._names[task], read_rows(self._folder)
+        row = next((row for row in rows if row["task"] == name), None)
+        if row is None:
+            row = {"task": name, "step": module.global_step, "tasks": task_figures(self._measure(f"after {name}"))}
             write_json(self._folder.stream, {"tasks": self._names, "rows": [*rows, row]})
-            self._tracker.log({"step": module.global_step, **_flat(row["tasks"])})
+        if not self._is_logged(name):  # a kill can have cost the log its row and left the file
+            self._tracker.log({"step": row["step"], "stream/task": name, **_flat(row["tasks"])})
+
+    def _is_logged(self, task: str) -> bool:
+        metrics = self._folder.metrics
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+        return any(json.loads(line).get("stream/task") == task for line in lines)
 
 
 def renew_answers(

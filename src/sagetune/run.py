@@ -150,6 +150,8 @@ def stream(run: RunConfig, folder: RunFolder, before: Measured, after: Measured)
         return None
     names = ("loss", "accuracy", "exact_match")
     matrices = {name: matrix for name in names if (matrix := score_matrix(rows, tasks, name)) is not None}
+    if not matrices:
+        return None
     found: Measured = {"kind": run.data.stream, "tasks": tasks, "matrices": matrices, "figures": {}}
     for name, matrix in matrices.items():
         scores = [[-value for value in row] for row in matrix] if name == "loss" else matrix

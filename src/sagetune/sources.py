@@ -18,6 +18,7 @@ from typing import Any
 
 from sagetune import world
 from sagetune.config import RunConfig
+from sagetune.config.coreset import TARGETED_STRATEGIES
 from sagetune.formats import from_record
 from sagetune.sample import Sample
 
@@ -48,7 +49,9 @@ class Part:
 
 
 def parts_of(run: RunConfig, use: str) -> list[Part]:
-    """What a run reads for "train", "eval" (loss) or "benchmark" (generated actions); empty if it does not do that.
+    """What a run reads for "train", "eval" (loss), "benchmark" (generated actions) or "dev" (what it selects for).
+
+    Empty if it does not do that.
 
     The tasks of continual.tasks share the budget equally, the first ones getting the remainder.
     """
@@ -56,13 +59,14 @@ def parts_of(run: RunConfig, use: str) -> list[Part]:
         "train": (run.sft.train_data, run.budget.train_samples),
         "eval": (run.sft.eval_data, run.budget.eval_samples),
         "benchmark": (run.evaluation.data, run.budget.benchmark_samples),
+        "dev": (run.coreset.dev_data or run.sft.eval_data, run.coreset.dev_samples),
     }[use]
     if reference is None:
         return []
     tasks = run.continual.tasks
-    if tasks is None:
+    if tasks is None or (use == "dev" and run.coreset.dev_data is not None):
         return [Part(reference, limit)]
-    split = "train" if use == "train" else "test"
+    split = {"train": "train", "dev": "dev"}.get(use, "test")
     limits = [None if limit is None else (limit + place) // len(tasks) for place in reversed(range(len(tasks)))]
     return [Part(task_reference(task, split), limit, task) for task, limit in zip(tasks, limits, strict=True)]
 
@@ -97,10 +101,11 @@ def check_run(run: RunConfig) -> None:
     if run.continual.tasks is None:
         fields = {"sft.train_data": run.sft.train_data, "sft.eval_data": run.sft.eval_data}
         check_references(fields | {"evaluation.data": run.evaluation.data})
-    for use in ("train", "eval", "benchmark"):
-        for part in parts_of(run, use):
-            check_references({"continual.tasks": part.reference})
     check_references({"coreset.dev_data": run.coreset.dev_data})
+    selects_for = run.sft.use_coreset_selection and run.sft.coreset_strategy in TARGETED_STRATEGIES
+    for use in ("train", "eval", "benchmark", *(["dev"] if selects_for else [])):
+        for part in parts_of(run, use):
+            check_references({"continual.tasks" if part.task else "data": part.reference})
 
 
 def check_references(named: dict[str, str | None]) -> None:

@@ -1,7 +1,7 @@
 """A stream of tasks: one after the other, each for some epochs, in an order that the seed alone decides.
 
-Every optimiser step of a stream has all its micro-batches, so that steps and tasks end together: what does not fill a
-step is spread over the steps of its epoch. Batch 8 x accumulate 1 and batch 1 x accumulate 8 take the same steps.
+Every optimiser step of a stream has all its micro-batches, so that steps and tasks end together: what does not
+fill a step is spread over the steps of its epoch. Batch 8 x accumulate 1 and 1 x 8 take the same steps.
 """
 
 from __future__ import annotations
@@ -51,9 +51,14 @@ def plan_passes(sizes: Sequence[int], samples_per_step: int, epochs: int, max_st
     return passes
 
 
-def micro_batches(sizes: Sequence[int], passes: Sequence[Pass], at_most: int) -> int:
-    """Micro-batches of each step: `at_most`, or as many samples as the smallest step has, if that is fewer."""
-    return min(at_most, *(sizes[part.task] // part.num_steps for part in passes))
+def micro_batches(sizes: Sequence[int], passes: Sequence[Pass], rows: int) -> int:
+    """Micro-batches of each step: as few as hold at most `rows` samples each, but none is empty in any step.
+
+    Where the smallest step has too few samples for that, the micro-batches of larger steps hold more rows.
+    """
+    largest = max(-(-sizes[part.task] // part.num_steps) for part in passes)
+    smallest = min(sizes[part.task] // part.num_steps for part in passes)
+    return min(-(-largest // rows), smallest)
 
 
 class StreamLoader:
@@ -80,6 +85,8 @@ class StreamLoader:
         """Called with the number of a pass before its first batch is made, also in a resumed run; may `choose`."""
         self.pad_token_id = pad_token_id
         self.accumulate = accumulate
+        self.open_step: list[int] = []
+        """All samples of the optimiser step of the batch that was given away last."""
         self._lengths = [len(sample.input_ids) for sample in samples]
         self._seed = seed
         self._position = 0
@@ -101,6 +108,11 @@ class StreamLoader:
         return [sum(part.taken for part in self.passes if part.task == task) for task in range(len(self.tasks))]
 
     @property
+    def num_epochs(self) -> float:
+        """How often a task's samples are seen, as a mean over the tasks; parts of an epoch count as such."""
+        return sum(part.taken / part.num_steps for part in self.passes) / len(self.tasks)
+
+    @property
     def pass_of_last_batch(self) -> int:
         """The number of the pass of the batch that was given away last."""
         return int(np.searchsorted(self._starts, self._position - 1, side="right")) - 1
@@ -111,10 +123,13 @@ class StreamLoader:
             start = self._starts[number]
             if self._position == start and self.before_pass is not None:
                 self.before_pass(number)
-            for indices in self._micro_batches(number)[self._position - start :]:
+            batches = self._micro_batches(number)
+            for place in range(self._position - start, len(batches)):
+                first = place - place % self.accumulate
+                self.open_step = [index for micro in batches[first : first + self.accumulate] for index in micro]
                 # Moved on before the batch is given away: a checkpoint made while it trains must not serve it again.
                 self._position += 1
-                yield collate(self.samples, indices, self.pad_token_id)
+                yield collate(self.samples, batches[place], self.pad_token_id)
 
     def state_dict(self) -> dict[str, Any]:
         """The number of micro-batches that were given away, and the samples that are served of each task."""
@@ -137,5 +152,5 @@ class StreamLoader:
         if num < steps * self.accumulate:
             raise ValueError(
                 f"task {task + 1} of the stream has {num} samples, too few for {steps} steps of {self.accumulate} "
-                "micro-batches: give it more, or lower sft.gradient_accumulation_steps"
+                "micro-batches: give it more, or a larger sft.batch_size"
             )

@@ -79,7 +79,7 @@ class AgentSFTTrainer:
         self.console = console or Console(stderr=True)
         self.data_counts: dict[str, Any] = {}
         """What became of the samples, by use: read, skipped, truncated, dropped."""
-        self._skipped = 0
+        self._held_out: list[Encoded] | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._model: nn.Module | None = None
 
@@ -127,9 +127,14 @@ class AgentSFTTrainer:
             task_steps=task_steps,
             sample_ids=[sample.sample_id for sample in pool.encoded],
             chooser=selections.chooser() if selections is not None else None,
-            replayer=self._replayer(pool) if sft.use_online_continual else None,
+            replayer=self._replayer(pool, loader) if sft.use_online_continual else None,
         )
-        log = StepLog(tracker, eval_every=self.run.trainer.eval_every_n_steps, evaluate=self._validator(validation))
+        log = StepLog(
+            tracker,
+            eval_every=self.run.trainer.eval_every_n_steps,
+            evaluate=self._validator(validation),
+            epochs=loader.num_epochs if isinstance(loader, StreamLoader) else None,
+        )
         callbacks = [
             log,
             ProgressBar(self.console, log),
@@ -154,7 +159,7 @@ class AgentSFTTrainer:
 
     def measure(self, when: str) -> dict[str, Any]:
         """Figures of the model as it is on all that the run holds out; `when` is for the progress display."""
-        benchmark = self.read("benchmark")
+        benchmark = self.benchmark()
         model = self.model.to(self.device)
         return measure(self.run, model, self.tokenizer, self.held_out(), benchmark, self.console, when)
 
@@ -190,29 +195,30 @@ class AgentSFTTrainer:
 
     def load(self, reference: str, limit: int | None, *, use: str) -> list[Encoded]:
         """Read, tokenise and count the samples of a reference. Raises ValueError if none can be used."""
-        return self._encoded([sources.Part(reference, limit)], self._read(sources.Part(reference, limit)), use)
+        parts = [sources.Part(reference, limit)]
+        return self._encoded(parts, *self._read(parts), use)
 
     def held_out(self) -> list[Encoded]:
         """The conversations that loss and token accuracy are measured on; empty without sft.eval_data."""
-        return self._encoded(sources.parts_of(self.run, "eval"), self.read("eval"), "eval")
+        if self._held_out is None:
+            self._held_out = self._load_use("eval")
+        return self._held_out
 
     def pool(self) -> TrainingPool:
         """The training samples that fit, as conversations and as tokens."""
-        samples = self.read("train")
-        encoded = self._encoded(sources.parts_of(self.run, "train"), samples, "train")
+        parts = sources.parts_of(self.run, "train")
+        samples, skipped = self._read(parts)
+        encoded = self._encoded(parts, samples, skipped, "train")
         by_id = {sample["id"]: sample for sample in samples}
         return TrainingPool([by_id[sample.sample_id] for sample in encoded], encoded)
 
-    def read(self, use: str) -> list[Sample]:
-        """The samples that the run reads for "train", "eval" or "benchmark", in order, ids made distinct."""
-        samples: dict[str, Sample] = {}
-        for part in sources.parts_of(self.run, use):
-            for sample in self._read(part):
-                renamed: Sample = {**sample, "task": part.task or sample["task"]}
-                if renamed["id"] in samples:
-                    renamed["id"] = f"{part.task}:{renamed['id']}"
-                samples[renamed["id"]] = renamed
-        return list(samples.values())
+    def benchmark(self) -> list[Sample]:
+        """The conversations that the model acts in; empty without evaluation.data."""
+        return self._read(sources.parts_of(self.run, "benchmark"))[0]
+
+    def _load_use(self, use: str) -> list[Encoded]:
+        parts = sources.parts_of(self.run, use)
+        return self._encoded(parts, *self._read(parts), use)
 
     def select(self) -> tuple[TrainingPool, dict[str, Any]]:
         """Choose the training samples as `coreset` says, without training: the pool, and what was chosen of it."""
@@ -220,19 +226,34 @@ class AgentSFTTrainer:
         model = self.model.to(self.device)
         return pool, select_from(self.run, pool, model, self.console, self._load_dev)
 
-    def _read(self, part: sources.Part) -> list[Sample]:
-        data = self.run.data
-        loaded = sources.load(part.reference, num_samples=part.limit, seed=data.seed, on_error=data.on_error)
-        for line in loaded.skipped:
-            self.console.print(f"skipped: {line}", markup=False)
-        self._skipped += len(loaded.skipped)
-        return loaded.samples
+    def _read(self, parts: Sequence[sources.Part]) -> tuple[list[Sample], int]:
+        """The samples of `parts` in order, ids made distinct; the number of records that were skipped."""
+        samples: dict[str, Sample] = {}
+        skipped, data = 0, self.run.data
+        for part in parts:
+            loaded = sources.load(part.reference, num_samples=part.limit, seed=data.seed, on_error=data.on_error)
+            for line in loaded.skipped:
+                self.console.print(f"skipped: {line}", markup=False)
+            skipped += len(loaded.skipped)
+            for sample in loaded.samples:
+                named: Sample = {**sample, "task": part.task or sample["task"]}
+                if named["id"] in samples:
+                    named["id"] = f"{part.task}:{named['id']}"
+                samples[named["id"]] = named
+        return list(samples.values()), skipped
 
-    def _encoded(self, parts: Sequence[sources.Part], samples: Sequence[Sample], use: str) -> list[Encoded]:
+    def _encoded(
+        self, parts: Sequence[sources.Part], samples: Sequence[Sample], skipped: int, use: str
+    ) -> list[Encoded]:
         if not parts:
             return []
         encoded = self._encode(samples, use=use)
-        skipped, self._skipped = self._skipped, 0
+        lost = {part.task for part in parts if part.task} - {sample.task for sample in encoded}
+        if lost:
+            raise ValueError(
+                f"continual.tasks: no sample of {', '.join(sorted(lost))} can be used for {use} at "
+                f"sft.max_seq_length={self.run.sft.max_seq_length}: raise it, or leave the task out"
+            )
         self.data_counts[use] |= {"reference": ", ".join(part.reference for part in parts), "skipped": skipped}
         for part in parts:
             if part.limit == len(samples) + skipped and ":" not in part.reference:
@@ -300,7 +321,8 @@ class AgentSFTTrainer:
             sizes = [len(task) for task in tasks]
             sizes = target_sizes(self.run, sizes) if from_pool else sizes
             passes = plan_passes(sizes, rows * sft.gradient_accumulation_steps, sft.num_epochs, budget.max_steps)
-            accumulate = micro_batches(sizes, passes, sft.gradient_accumulation_steps)
+            accumulate = micro_batches(sizes, passes, rows)
+            self._tell_stream(sizes, max(-(-sizes[part.task] // part.num_steps) for part in passes), accumulate, rows)
             stream = StreamLoader(
                 pool.encoded, tasks, passes, accumulate=accumulate, pad_token_id=pad, seed=self.run.seed
             )
@@ -317,19 +339,31 @@ class AgentSFTTrainer:
             loader.choose(selections.chosen(self.model.to(self.device), epoch=0, step=0))
         return loader, [min(loader.steps_per_epoch * sft.num_epochs, budget.max_steps or 2**62)]
 
-    def _replayer(self, pool: TrainingPool) -> Replayer:
+    def _tell_stream(self, sizes: Sequence[int], largest_step: int, accumulate: int, rows: int) -> None:
+        """Say what a user may not expect of a stream."""
+        if largest_step > accumulate * rows:
+            few = f"the smallest task of the stream has {min(sizes)} samples, so a step has {accumulate} micro-batches"
+            self.console.print(f"{few} of up to {-(-largest_step // accumulate)} rows", markup=False)
+        if len(sizes) == 1:
+            self.console.print("the stream has one task: nothing is learnt after it that could make it forget")
+
+    def _replayer(self, pool: TrainingPool, loader: BatchLoader | StreamLoader) -> Replayer:
+        if self.run.continual.targets == "self":
+            foreign = {sample["task"] for sample in pool.samples if sample["source"] != "world"}
+            if foreign:
+                raise ValueError(
+                    f"continual.targets=self needs tasks of the embedded world, which has a checker; {sorted(foreign)} "
+                    "are not: use gold"
+                )
         numbers = {place: number for number, places in enumerate(pool.tasks().values()) for place in places}
         tasks = [numbers[place] for place in range(len(pool.encoded))]
-        return Replayer(self.run, tasks, int(self.tokenizer.pad_token_id))
+        return Replayer(self.run, tasks, int(self.tokenizer.pad_token_id), lambda: loader.open_step)
 
     def _selections(self, pool: TrainingPool, folder: RunFolder, tracker: Tracker) -> Selections:
         return Selections(self.run, pool, folder, tracker, self.console, self._load_dev)
 
     def _load_dev(self) -> list[Encoded]:
-        options = self.run.coreset
-        if options.dev_data is None:
-            return self.held_out()[: options.dev_samples]
-        return self.load(options.dev_data, options.dev_samples, use="dev")
+        return self._load_use("dev")
 
     def _chooses_rows(self) -> bool:
         return self.run.sft.use_coreset_selection and self.run.coreset.scope == "batch"

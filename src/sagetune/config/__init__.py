@@ -103,6 +103,14 @@ def check_stream(run: RunConfig, problems: Problems) -> None:
     for name, default in (("distill", 0.0), ("targets", "gold")):
         used = replayed or vars(continual)[name] == default
         problems.check(used, f"continual.{name}", vars(continual)[name], f"{default} without sft.use_online_continual")
+    needs_two = continual.draw == "mir" or continual.strategy == "coreset"
+    ranks = continual.candidates > 1 or not needs_two
+    problems.check(ranks, "continual.candidates", continual.candidates, "at least 2: of one nothing can be chosen")
+    num_tasks = len(continual.tasks or [])
+    for name in ("train_samples", "eval_samples", "benchmark_samples", "max_steps"):
+        value = vars(run.budget)[name]
+        enough = value is None or value >= num_tasks
+        problems.check(enough, f"budget.{name}", value, f"at least one for each of {num_tasks} continual.tasks")
     buckets = run.data.bucket_steps
     problems.check(not sequential or buckets == 1, "data.bucket_steps", buckets, "1 while data.stream is sequential")
 

@@ -25,16 +25,23 @@ class RowSink(Protocol):
 class StepLog(Callback):
     """Writes one row of metrics an optimiser step, and validates every `eval_every` steps.
 
-    evaluate: returns the `eval/` figures of the model as it is now. seconds counts training alone, without the
-    selection of samples and what happens between tasks, over all the stretches of a run that was resumed.
+    evaluate: returns the `eval/` figures of the model as it is now. epochs: those of a stream, which Lightning runs as
+    one. seconds counts training alone, without the selection of samples and what happens between tasks, over all the
+    stretches of a run that was resumed.
     """
 
     def __init__(
-        self, sink: RowSink, *, eval_every: int | None, evaluate: Callable[[], dict[str, float]] | None
+        self,
+        sink: RowSink,
+        *,
+        eval_every: int | None,
+        evaluate: Callable[[], dict[str, float]] | None,
+        epochs: float | None = None,
     ) -> None:
         self._sink = sink
         self._eval_every = eval_every
         self._evaluate = evaluate
+        self._epochs = epochs
         self._logged = 0
         self._seconds = 0.0
         self._since = 0.0
@@ -65,11 +72,9 @@ class StepLog(Callback):
 
     def _row(self, trainer: lightning.Trainer, module: SFTModule) -> dict[str, Any]:
         share = (trainer.fit_loop.epoch_loop.batch_idx + 1) / trainer.num_training_batches
-        run = module.run_config
-        streams = run.data.stream == "sequential"  # one pass of Lightning's then holds all epochs of all tasks
         return {
             "step": trainer.global_step,
-            "epoch": share * run.sft.num_epochs if streams else trainer.current_epoch + share,
+            "epoch": trainer.current_epoch + share if self._epochs is None else share * self._epochs,
             **module.last_step,
             "train/tokens_per_second": self.rate,
             "train/tokens": module.tokens_seen,

@@ -9,7 +9,7 @@ Letters: M places, n items.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,14 +98,6 @@ class KeyedBuffer:
                 loser = self._loser(group)
                 if loser != self._pool(group) or (self._holds(loser) and key < self._largest_key(loser)):
                     self._write(self._victim(loser), identity, key, group, item(index))
-
-    def remove(self, places: Iterable[int]) -> None:
-        gone = set(places)
-        kept = [place for place in range(len(self.items)) if place not in gone]
-        items, ids, keys, groups = self.items, self.ids, self.keys, self.groups
-        self.clear()
-        for place in kept:
-            self._append(int(ids[place]), float(keys[place]), int(groups[place]), items[place])
 
     def _hopeless(self, identity: int, key: float) -> bool:
         """The short way for most of what a full buffer is offered."""

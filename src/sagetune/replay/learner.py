@@ -78,8 +78,8 @@ class OnlineContinualLearner:
     for one whose rows have one shape; an undeclared one is an error. padding_side: of batches that do not show it.
     seed: of everything random. candidates: for draw=mir and selection_strategy=coreset.
 
-    A sample's id is batch["sample_id"] or batch["sample_index"] where there is one, else a hash of its content. Raises
-    ValueError for a value out of range.
+    A sample's id is batch["sample_id"] or batch["sample_index"] where there is one, else a hash of its content; its
+    tokens are those that attention_mask shows, all if there is none. Raises ValueError for a value out of range.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class OnlineContinualLearner:
     @property
     def ids(self) -> list[int]:
         """The ids of the kept samples, as in their batches; the 64-bit hashes of ids that are strings, or missing."""
-        return [int(identity) for identity in self._buffer.ids]
+        return self._buffer.ids.view(np.int64).tolist()
 
     @property
     def groups(self) -> list[int]:
@@ -154,8 +154,11 @@ class OnlineContinualLearner:
     def get_replay_samples(self, n: int) -> list[dict[str, Any]]:
         """min(n, len(self)) samples drawn without replacement, each a dict of tensors without padding and batch axis.
 
-        With draw=mir they are drawn uniformly: there is no batch to interfere.
+        With draw=mir they are drawn uniformly: there is no batch to interfere. Of several ranks each draws from its own
+        part of the buffer.
         """
+        if n < 0:
+            raise ValueError(f"n must be at least 0, got {n}")
         return [tensors(self._buffer.items[place].row) for place in self._drawn(n, frozenset())]
 
     def clear_buffer(self) -> None:
@@ -169,12 +172,12 @@ class OnlineContinualLearner:
     def mix(
         self, batch: Mapping[str, Any], *, exclude: Iterable[int] = (), interference: Interference | None = None
     ) -> Mixed:
-        """`mix_with_replay`, telling which rows are what. exclude: further ids that are not replayed."""
+        """`mix_with_replay`, and which rows are what. exclude: further ids, as in batches, that are not replayed."""
         rows = self.columns.check(batch)
         due = self._due(rows)
         if not due:
             return Mixed(dict(batch), list(range(rows)), [])
-        excluded = {*self._ids_of(batch, rows), *exclude}
+        excluded = {*self._ids_of(batch, rows), *map(_identity, exclude)}
         places = self._choose(due, excluded, batch, interference)
         items = [self._buffer.items[place] for place in places]
         current = list(range(rows))
@@ -182,7 +185,8 @@ class OnlineContinualLearner:
         if self.mode == "replace" and items:
             current = self._without(batch, rows, len(items))
             kept = {name: _rows(column, current) for name, column in batch.items()}
-        return Mixed(self.columns.join(kept, [item.row for item in items]), current, items)
+        left = self.columns.pads_left(batch)  # the rows that stay need not show it
+        return Mixed(self.columns.join(kept, [item.row for item in items], left=left), current, items)
 
     def update(
         self,
@@ -192,12 +196,10 @@ class OnlineContinualLearner:
     ) -> None:
         """`update_buffer` with what the model believed of each row's supervised tokens."""
         rows = self.columns.check(batch)
-        if self.selection_strategy == "loss" and losses is None:
-            raise ValueError("selection_strategy=loss weighs samples by their losses: give losses, got None")
+        if self.selection_strategy == "loss":
+            losses = _checked_losses(losses, rows)
         ids = self._ids_of(batch, rows)
-        groups = [int(group) for group in batch[TASK_COLUMN]] if TASK_COLUMN in batch else [0] * rows
-        if self.selection_strategy == "task_balanced" and TASK_COLUMN not in batch:
-            raise ValueError(f"selection_strategy=task_balanced needs batch[{TASK_COLUMN!r}], got {sorted(batch)}")
+        groups = self._groups_of(batch, rows)
 
         reader = cache(lambda: self.columns.reader(batch))  # most batches of a long stream are never read
 
@@ -223,7 +225,7 @@ class OnlineContinualLearner:
     def renew(self, batch: Mapping[str, Any]) -> None:
         """Put the rows of a batch in place of the kept samples with their ids; others are not taken in."""
         rows, reader = self.columns.check(batch), self.columns.reader(batch)
-        places = {identity: place for place, identity in enumerate(self.ids)}
+        places = {identity: place for place, identity in enumerate(self._buffer.ids.tolist())}
         for index, identity in enumerate(self._ids_of(batch, rows)):
             if identity in places:
                 self._buffer.items[places[identity]] = Item(reader(index))
@@ -275,7 +277,8 @@ class OnlineContinualLearner:
         if len(places) <= num:
             return places
         nothing = {name: _rows(column, []) for name, column in batch.items()}
-        scores = interference(self.columns.join(nothing, [self._buffer.items[place].row for place in places]))
+        rows, left = [self._buffer.items[place].row for place in places], self.columns.pads_left(batch)
+        scores = interference(self.columns.join(nothing, rows, left=left))
         return [places[best] for best in scores.argsort(descending=True, stable=True)[:num].tolist()]
 
     def _drawn(self, num: int, excluded: Iterable[int]) -> list[int]:
@@ -284,10 +287,9 @@ class OnlineContinualLearner:
         if not len(ids):
             return []
         number, self._draws = self._draws, self._draws + 1
-        hashes = hash64(self._draw_seed(number), ids)
-        order = np.argsort(hashes, kind="stable")
+        order = np.argsort(hash64(self._draw_seed(number), ids), kind="stable")
         if self.draw == "task_balanced":
-            order = _in_turn(order, self._buffer.groups)
+            order = _in_turn(order, self._buffer.groups, self._draw_seed(number))
         if dist.is_initialized():
             order = order[dist.get_rank() :: dist.get_world_size()]
         unwanted = np.isin(ids[order], np.array(list(excluded), dtype=np.uint64))
@@ -307,17 +309,43 @@ class OnlineContinualLearner:
         if name is None:
             return [_digest(*_content(row)) for row in map(self.columns.reader(batch), range(rows))]
         given = batch[name].tolist() if isinstance(batch[name], Tensor) else batch[name]
-        return [value % 2**64 if isinstance(value, int) else _digest(str(value).encode()) for value in given]
+        return [_identity(value) for value in given]
+
+    def _groups_of(self, batch: Mapping[str, Any], rows: int) -> list[int]:
+        if TASK_COLUMN not in batch:
+            if self.selection_strategy in ("task_balanced", "coreset"):
+                raise ValueError(
+                    f"selection_strategy={self.selection_strategy} needs batch[{TASK_COLUMN!r}], got {sorted(batch)}"
+                )
+            return [0] * rows
+        given = batch[TASK_COLUMN].tolist() if isinstance(batch[TASK_COLUMN], Tensor) else batch[TASK_COLUMN]
+        if not all(isinstance(group, int) for group in given):
+            raise ValueError(f"batch[{TASK_COLUMN!r}] must hold whole numbers, got {list(given)!r:.80}")
+        return list(given)
 
 
-def _in_turn(order: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """`order` with the groups taking turns, in the order in which they first appear."""
+def _in_turn(order: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """`order` with the groups taking turns; which comes first in a turn is a hash of the group and the seed."""
     seen: dict[int, int] = {}
-    turns = []
+    turns: list[int] = []
     for group in groups[order].tolist():
         turns.append(seen.get(group, 0))
         seen[group] = turns[-1] + 1
-    return order[np.argsort(turns, kind="stable")]
+    return order[np.lexsort((hash64(~seed, groups[order].astype(np.uint64)), np.array(turns)))]
+
+
+def _identity(value: Any) -> int:
+    """An id as an unsigned 64-bit number."""
+    return value % 2**64 if isinstance(value, int) else _digest(str(value).encode())
+
+
+def _checked_losses(losses: Sequence[float] | None, rows: int) -> list[float]:
+    if losses is None:
+        raise ValueError("selection_strategy=loss weighs samples by their losses: give losses, got None")
+    found = [float(loss) for loss in losses]
+    if len(found) != rows or not all(map(math.isfinite, found)):
+        raise ValueError(f"losses must be one finite number for each of {rows} rows, got {found}")
+    return found
 
 
 def _rows(column: Any, rows: list[int]) -> Any:

@@ -6,6 +6,7 @@ declared shape, or lists of B values. Letters: B rows, T tokens of the longest r
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ PADDING: dict[str, float | None] = {
 }  # fmt: skip
 """What pads each known column of shape (B, T)."""
 MASK, IDS, LABELS, WEIGHTS = "attention_mask", "input_ids", "labels", "loss_weights"
+TOKEN_COLUMNS = (IDS, LABELS, MASK)
 IMPLIED = (MASK, WEIGHTS)
 """Columns that a kept sample lacks where they say nothing new: every token is one, every supervised token weighs 1."""
 
@@ -42,6 +44,9 @@ class Columns:
         """The number of rows. Raises ValueError for columns of unequal length or of an undeclared shape."""
         if not batch:
             raise ValueError("a batch must have at least one column, got none")
+        flat = [name for name, column in batch.items() if isinstance(column, Tensor) and not column.ndim]
+        if flat:
+            raise ValueError(f"the columns of a batch must have a row for each sample, {flat} have none")
         sizes = {name: len(column) for name, column in batch.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"the columns of a batch must have one number of rows, got {sizes}")
@@ -55,14 +60,25 @@ class Columns:
                     f"batch[{name!r}] has shape {tuple(column.shape)} and no declared padding: give "
                     f"padding={{{name!r}: <value>}}, or None if all its rows have this shape"
                 )
+        widths = {name: batch[name].shape[1] for name in self.ragged(batch)}
+        if len(set(widths.values())) > 1:
+            raise ValueError(f"the padded columns of a batch must have one width, got {widths}")
         return next(iter(sizes.values()))
+
+    def ragged(self, batch: Mapping[str, Any]) -> set[str]:
+        """The padded columns (B, T)."""
+        return {
+            name
+            for name, column in batch.items()
+            if isinstance(column, Tensor) and column.ndim > 1 and self.padding[name] is not None
+        }
 
     def reader(self, batch: Mapping[str, Any]) -> Reader:
         """What takes single rows out of the batch."""
-        return Reader(batch, self.padding)
+        return Reader(batch, self.ragged(batch))
 
-    def join(self, batch: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-        """The batch with `rows` behind its own, all padded to the longest on the batch's side.
+    def join(self, batch: Mapping[str, Any], rows: Sequence[Row], *, left: bool | None = None) -> dict[str, Any]:
+        """The batch with `rows` behind its own, all padded to the longest; left: on which side, None = as the batch is.
 
         Raises ValueError if the rows' columns are not the batch's.
         """
@@ -71,7 +87,7 @@ class Columns:
         for row in rows:
             if set(batch) - {*IMPLIED} != set(row) - {*IMPLIED}:
                 raise ValueError(f"the batch has the columns {sorted(batch)}, a kept sample has {sorted(row)}")
-        left = self._pads_left(batch)
+        left = self.pads_left(batch) if left is None else left
         joined: dict[str, Any] = {}
         columns = dict(batch)
         if WEIGHTS not in batch and any(WEIGHTS in row for row in rows):
@@ -90,13 +106,14 @@ class Columns:
         value, old = self.padding[name], column.shape[1]
         assert value is not None
         width = max(old, *(len(row) for row in rows))
-        block = np.full((len(rows), width), value, dtype=_array(column[:0]).dtype)
+        block = np.full((len(rows), width), value, dtype=_array(name, column[:0]).dtype)
         for place, row in enumerate(rows):
             block[place, slice(width - len(row), None) if left else slice(len(row))] = row
         above = torch.nn.functional.pad(column, (width - old, 0) if left else (0, width - old), value=value)
         return torch.cat([above, torch.from_numpy(block).to(column)])
 
-    def _pads_left(self, batch: Mapping[str, Any]) -> bool:
+    def pads_left(self, batch: Mapping[str, Any]) -> bool:
+        """Whether the batch is padded on the left: as its mask shows it, else as `side` says."""
         mask = batch.get(MASK)
         if isinstance(mask, Tensor) and mask.shape[1] and not bool(mask.all()):
             return not bool(mask[:, 0].all())
@@ -109,17 +126,14 @@ class Reader:
     input_ids are kept as int32, labels that repeat them as one byte a token, attention_mask not at all.
     """
 
-    def __init__(self, batch: Mapping[str, Any], padding: Mapping[str, float | None]) -> None:
-        self._arrays = {name: _array(column) for name, column in batch.items()}
+    def __init__(self, batch: Mapping[str, Any], ragged: set[str]) -> None:
+        self._arrays = {name: _array(name, column) for name, column in batch.items()}
+        self._ragged = ragged
         self._mask = None
-        if isinstance(batch.get(MASK), Tensor):
-            self._mask = self._arrays.pop(MASK) != 0
-        self._views = {name for name, column in batch.items() if isinstance(column, Tensor) and column.ndim > 1}
-        self._views -= {IDS}
-        self._ragged = {
-            name for name, column in batch.items()
-            if isinstance(column, Tensor) and column.ndim > 1 and padding[name] is not None
-        }  # fmt: skip
+        if MASK in ragged:
+            self._mask = self._arrays[MASK] != 0
+            if IDS in ragged:  # it is made anew from their number
+                del self._arrays[MASK]
 
     def __call__(self, place: int) -> Row:
         tokens = self._tokens(place)
@@ -130,13 +144,13 @@ class Reader:
         if isinstance(row.get(IDS), np.ndarray):
             ids, labels = row[IDS], row.get(LABELS)
             row[IDS] = ids.astype(np.int32)
-            if isinstance(labels, np.ndarray) and labels.shape == ids.shape:
+            if isinstance(labels, np.ndarray) and labels.shape == ids.shape and labels.dtype.kind == "i":
                 supervised = labels != IGNORE_INDEX
                 repeats = np.array_equal(labels[supervised], ids[supervised])
                 row[LABELS] = supervised if repeats else labels.astype(np.int32)
                 if isinstance(row.get(WEIGHTS), np.ndarray) and np.array_equal(row[WEIGHTS], supervised):
                     del row[WEIGHTS]
-        return {name: value.copy() if name in self._views else value for name, value in row.items()}
+        return {name: value if name == IDS else _own(value) for name, value in row.items()}
 
     def _tokens(self, place: int) -> Any:
         """What selects a row's tokens: a slice where they lie together, else a mask."""
@@ -150,7 +164,7 @@ class Reader:
 def plain(row: Row, name: str) -> Any:
     """A kept value as it stands in a batch of lists."""
     value = _sequence(row, name) if name in (IDS, LABELS, *IMPLIED) else row[name]
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else copy.deepcopy(value)
 
 
 def tensors(row: Row) -> dict[str, Any]:
@@ -158,7 +172,7 @@ def tensors(row: Row) -> dict[str, Any]:
     implied = [MASK] if isinstance(row.get(IDS), np.ndarray) else []
     values = {name: _sequence(row, name) for name in dict.fromkeys([*row, *implied])}
     return {
-        name: torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray | np.generic) else value
+        name: torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray | np.generic) else copy.deepcopy(value)
         for name, value in values.items()
     }
 
@@ -175,15 +189,22 @@ def _sequence(row: Row, name: str) -> Any:
     if name == WEIGHTS and WEIGHTS not in row:
         return (_sequence(row, LABELS) != IGNORE_INDEX).astype(np.float32)
     value = row[name]
-    if name not in (IDS, LABELS) or not isinstance(value, np.ndarray):
+    if name not in (IDS, LABELS) or not isinstance(value, np.ndarray) or value.dtype.kind == "f":
         return value
     return (whole_labels(value, row[IDS]) if name == LABELS else value).astype(np.int64)
 
 
-def _array(column: Any) -> Any:
-    """A tensor, or a list of lists of whole numbers, as NumPy sees it; anything else as it is."""
+def _own(value: Any) -> Any:
+    """A copy that nobody else can change."""
+    return value.copy() if isinstance(value, np.ndarray) else copy.deepcopy(value)
+
+
+def _array(name: str, column: Any) -> Any:
+    """A tensor, or lists of tokens, as NumPy sees it; anything else as it is."""
     if isinstance(column, Tensor):
         return column.detach().cpu().numpy()
-    if all(isinstance(value, list) and all(type(item) is int for item in value) for value in column):
+    if name in TOKEN_COLUMNS and all(
+        isinstance(value, list) and all(type(item) is int for item in value) for value in column
+    ):
         return [np.asarray(value, dtype=np.int64) for value in column]
     return column

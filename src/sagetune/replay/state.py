@@ -38,15 +38,18 @@ def _pack_rows(rows: Sequence[Row]) -> dict[str, Any]:
     for name in dict.fromkeys(name for row in rows for name in row):
         places = [place for place, row in enumerate(rows) if name in row]
         values = [rows[place][name] for place in places]
-        if name == LABELS and len({value.dtype for value in values}) > 1:
-            values = [whole_labels(value, rows[place][IDS]) for place, value in zip(places, values, strict=True)]
+        if name == LABELS and len({value.dtype for value in values if isinstance(value, np.ndarray)}) > 1:
+            values = [
+                whole_labels(value, rows[place][IDS]) if isinstance(value, np.ndarray) else value
+                for place, value in zip(places, values, strict=True)
+            ]
         packed[name] = {"places": torch.tensor(places), **_pack_values(values)}
     return packed
 
 
 def _pack_values(values: list[Any]) -> dict[str, Any]:
-    if not isinstance(values[0], np.ndarray | np.generic):
-        return {"list": values}
+    if not all(isinstance(value, np.ndarray | np.generic) for value in values):
+        return {"list": [value.tolist() if isinstance(value, np.ndarray | np.generic) else value for value in values]}
     flat = np.concatenate([np.asarray(value).reshape(-1) for value in values])
     shapes = torch.tensor([np.shape(value) for value in values], dtype=torch.int64)
     return {"values": torch.from_numpy(flat), "shapes": shapes}

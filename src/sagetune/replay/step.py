@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -23,10 +23,17 @@ from sagetune.replay.rows import WEIGHTS
 class Replayer:
     """What a run replays, and the record of it.
 
-    tasks: the task number of each training sample, by sample_index.
+    tasks: the task number of each training sample, by sample_index. open_step: tells the samples of the whole optimiser
+    step that is open, none of which is replayed in it.
     """
 
-    def __init__(self, run: RunConfig, tasks: Sequence[int], pad_token_id: int) -> None:
+    def __init__(
+        self,
+        run: RunConfig,
+        tasks: Sequence[int],
+        pad_token_id: int,
+        open_step: Callable[[], Sequence[int]] = tuple,
+    ) -> None:
         sft, options = run.sft, run.continual
         self.options = options
         self.learner = OnlineContinualLearner(
@@ -40,11 +47,12 @@ class Replayer:
             candidates=options.candidates,
         )
         self._tasks = torch.tensor(tasks, dtype=torch.int64)
+        self._open_step = open_step
         self._learning_rate = sft.learning_rate
         self.replayed: Counter[int] = Counter()
         """How often each sample was replayed, by sample_index."""
         self.pairs: Counter[tuple[int, int]] = Counter()
-        """Replayed rows by (task of the current rows, task of the replayed row)."""
+        """Replayed rows by (task of the current rows, task of the replayed row), in batches of one task."""
         self.seconds = 0.0
         self.extra_tokens = 0
         """Tokens that went through the model to choose what to replay, those of a backward pass counted three times."""
@@ -53,7 +61,7 @@ class Replayer:
         self.current: Mixed | None = None
 
     def mix(self, model: nn.Module, batch: Batch, exclude: Iterable[int]) -> Batch:
-        """The rows to train on: the batch and what is replayed. exclude: samples of the open optimiser step."""
+        """The rows to train on: the batch and what is replayed. exclude: what the open step has trained on already."""
         started = time.perf_counter()
         named = self.named(batch)
 
@@ -62,7 +70,7 @@ class Replayer:
             self.extra_tokens += 3 * tokens[0] + 2 * tokens[1]
             return interference(model, batch, candidates, self._learning_rate)
 
-        mixed = self.learner.mix(named, exclude=exclude, interference=rank)
+        mixed = self.learner.mix(named, exclude=[*exclude, *self._open_step()], interference=rank)
         self._record(mixed, named)
         if mixed.replayed and self.options.weight != 1:
             weights = mixed.batch.get(WEIGHTS, (mixed.batch["labels"] != IGNORE_INDEX).float())
@@ -132,5 +140,6 @@ class Replayer:
     def _record(self, mixed: Mixed, given: dict[str, Any]) -> None:
         indices, tasks = (mixed.batch[name][len(mixed.current) :].tolist() for name in ("sample_index", TASK_COLUMN))
         self.replayed.update(indices)
-        now = int(given[TASK_COLUMN][0])
-        self.pairs.update((now, task) for task in tasks)
+        now = given[TASK_COLUMN].unique().tolist()
+        if len(now) == 1:
+            self.pairs.update((now[0], task) for task in tasks)
