@@ -107,9 +107,11 @@ def check_stream(run: RunConfig, problems: Problems) -> None:
     ranks = continual.candidates > 1 or not needs_two
     problems.check(ranks, "continual.candidates", continual.candidates, "at least 2: of one nothing can be chosen")
     num_tasks = len(continual.tasks or [])
-    for name in ("train_samples", "eval_samples", "benchmark_samples", "max_steps"):
+    used = {"train_samples": True, "max_steps": sequential}
+    used |= {"eval_samples": bool(run.sft.eval_data), "benchmark_samples": bool(run.evaluation.data)}
+    for name in used:
         value = vars(run.budget)[name]
-        enough = value is None or value >= num_tasks
+        enough = value is None or value >= num_tasks or not used[name]
         problems.check(enough, f"budget.{name}", value, f"at least one for each of {num_tasks} continual.tasks")
     buckets = run.data.bucket_steps
     problems.check(not sequential or buckets == 1, "data.bucket_steps", buckets, "1 while data.stream is sequential")
