@@ -45,6 +45,19 @@ def stream_run(make_run: Callable[..., RunConfig]) -> Callable[..., RunConfig]:
     return make
 
 
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The sample indices of every batch that is trained on, as training goes on."""
+    seen: list[list[int]] = []
+
+    def spying(model: Any, batch: Any) -> SupervisedLogits:
+        seen.append(batch["sample_index"].tolist())
+        return supervised_logits(model, batch)
+
+    monkeypatch.setattr("sagetune.modules.sft.supervised_logits", spying)
+    return seen
+
+
 def trained(run: RunConfig) -> tuple[dict[str, torch.Tensor], Path]:
     result = AgentSFTTrainer(run).train()
     return load_file(Path(result.model_dir) / "adapter_model.safetensors"), Path(result.run_dir)
@@ -76,15 +89,8 @@ def test_replayed_rows_come_from_the_past(stream_run: Callable[..., RunConfig]) 
 
 
 def test_a_step_trains_on_the_batch_and_on_what_it_replays(
-    stream_run: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+    stream_run: Callable[..., RunConfig], batches: list[list[int]]
 ) -> None:
-    batches: list[list[int]] = []
-
-    def spying(model: Any, batch: Any) -> SupervisedLogits:
-        batches.append(batch["sample_index"].tolist())
-        return supervised_logits(model, batch)
-
-    monkeypatch.setattr("sagetune.modules.sft.supervised_logits", spying)
     trained(stream_run(use_online_continual=True, continual_replay_ratio=0.5))
     assert [len(batch) for batch in batches] == [4] + [6] * 5
     for number, batch in enumerate(batches):
@@ -93,15 +99,8 @@ def test_a_step_trains_on_the_batch_and_on_what_it_replays(
 
 
 def test_no_sample_is_twice_in_an_optimiser_step(
-    stream_run: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+    stream_run: Callable[..., RunConfig], batches: list[list[int]]
 ) -> None:
-    batches: list[list[int]] = []
-
-    def spying(model: Any, batch: Any) -> SupervisedLogits:
-        batches.append(batch["sample_index"].tolist())
-        return supervised_logits(model, batch)
-
-    monkeypatch.setattr("sagetune.modules.sft.supervised_logits", spying)
     given = {"use_online_continual": True, "continual_replay_ratio": 1.0, "num_epochs": 4}
     for stream in ("sequential", "shuffled"):
         trained(stream_run(stream, batch_size=1, gradient_accumulation_steps=4, **given))
@@ -370,7 +369,7 @@ def test_rows_of_the_score_matrix_come_between_the_tasks(stream_run: Callable[..
         ({"stream": "shuffled", "continual": {"strategy": "coreset"}}, "while data.stream is shuffled"),
         ({"stream": "backwards"}, "data.stream must be one of shuffled, sequential"),
         (
-            {"budget": BudgetConfig(train_samples=24, eval_samples=2)},
+            {"budget": BudgetConfig(train_samples=24, eval_samples=2), "eval_data": "agent_sft:test"},
             "budget.eval_samples must be at least one for each of 3",
         ),
         ({"continual": {"draw": "mir", "candidates": 1}}, "continual.candidates must be at least 2"),

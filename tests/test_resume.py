@@ -72,9 +72,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def assert_same_training(folder: Path, undisturbed: Path) -> None:
+def assert_same_weights(folder: Path, undisturbed: Path) -> None:
     name = "adapter/adapter_model.safetensors"
     assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def assert_same_training(folder: Path, undisturbed: Path) -> None:
+    assert_same_weights(folder, undisturbed)
     figures = [
         [(row["step"], row["epoch"], row["train/loss"], row["train/tokens"]) for row in map(json.loads, rows(one))]
         for one in (folder, undisturbed)
@@ -112,9 +116,7 @@ def test_a_killed_run_that_selects_goes_on_with_the_same_samples(selection: tupl
         send_when(process, killed, moment, signal.SIGKILL)
         process = resume(killed)
     finish(process)
-    assert (killed / "adapter/adapter_model.safetensors").read_bytes() == (
-        alone / "adapter/adapter_model.safetensors"
-    ).read_bytes()
+    assert_same_weights(killed, alone)
     chosen = [
         [(entry["epoch"], entry["ids"], entry["scores"]) for entry in SelectionFile(one / "selection.json").entries()]
         for one in (killed, alone)
@@ -140,9 +142,7 @@ def test_a_killed_stream_replays_the_same_samples(replay: tuple[str, ...], tmp_p
         send_when(process, killed, moment, signal.SIGKILL)
         process = resume(killed)
     finish(process)
-    assert (killed / "adapter/adapter_model.safetensors").read_bytes() == (
-        alone / "adapter/adapter_model.safetensors"
-    ).read_bytes()
+    assert_same_weights(killed, alone)
     records = [json.loads((one / "replay.json").read_text()) for one in (killed, alone)]
     times = [record.pop("seconds") for record in records]
     assert min(times) > 0
