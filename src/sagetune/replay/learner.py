@@ -17,7 +17,7 @@ mir             of `candidates` times as many uniform ones those whose loss the 
 
 Everything random is a hash of (seed, sample id, number of the draw), so a resumed run repeats it and nothing but two
 counters has to be saved. With torch.distributed the ranks exchange what they offer: every rank holds the buffer that a
-single process would hold, and the ranks replay different samples.
+single process would hold, and the ranks replay different samples, each leaving out what is in its own batch.
 """
 
 from __future__ import annotations
