@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/sagetune train experiment=demo
 
 test: $(VENV)/.installed lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
