@@ -8,10 +8,13 @@ Eight samples of 512 tokens an update, a buffer of 2,048.
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,14 +87,14 @@ def step_seconds(batch: dict[str, torch.Tensor]) -> float:
 
 def avalanche() -> None:
     """ReservoirSamplingBuffer of avalanche-lib, given the same samples as a data set a batch."""
-    library: Any = torch.library.Library(
-        "torchvision", "DEF"
-    )  # its torchvision may be of another build; not needed here
-    for name in ("nms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"):
-        try:
-            library.define(f"{name}(Tensor a) -> Tensor")
-        except RuntimeError:  # a torchvision that fits has it
-            break
+    # A torchvision of another build lacks its operators and will not be imported; none of them is used here.
+    library: Any = torch.library.Library("torchvision", "DEF")
+    found = importlib.util.find_spec("torchvision")
+    assert found is not None
+    assert found.origin is not None
+    registrations = (Path(found.origin).parent / "_meta_registrations.py").read_text()
+    for name in {"nms", *re.findall(r'register_(?:meta|fake)\("(?:torchvision::)?(\w+)"', registrations)}:
+        library.define(f"{name}(Tensor a) -> Tensor")
     from avalanche.benchmarks.utils import AvalancheDataset
     from avalanche.training.storage_policy import ReservoirSamplingBuffer
     from torch.utils.data import TensorDataset

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -136,29 +137,47 @@ class Reader:
                 del self._arrays[MASK]
 
     def __call__(self, place: int) -> Row:
-        tokens = self._tokens(place)
+        tokens = self._tokens[place]
         row: Row = {}
         for name, column in self._arrays.items():
             value = column[place]
             row[name] = value[tokens] if name in self._ragged else value
-        if isinstance(row.get(IDS), np.ndarray):
-            ids, labels = row[IDS], row.get(LABELS)
+        fresh = {IDS}
+        ids, labels = row.get(IDS), row.get(LABELS)
+        if isinstance(ids, np.ndarray):
             row[IDS] = ids.astype(np.int32)
             if isinstance(labels, np.ndarray) and labels.shape == ids.shape and labels.dtype.kind == "i":
                 supervised = labels != IGNORE_INDEX
-                repeats = np.array_equal(labels[supervised], ids[supervised])
-                row[LABELS] = supervised if repeats else labels.astype(np.int32)
+                row[LABELS] = supervised if self._repeats(place, ids, labels) else labels.astype(np.int32)
+                fresh.add(LABELS)
                 if isinstance(row.get(WEIGHTS), np.ndarray) and np.array_equal(row[WEIGHTS], supervised):
                     del row[WEIGHTS]
-        return {name: value if name == IDS else _own(value) for name, value in row.items()}
+        for name in row.keys() - fresh:
+            row[name] = _own(row[name])
+        return row
 
-    def _tokens(self, place: int) -> Any:
-        """What selects a row's tokens: a slice where they lie together, else a mask."""
+    @cached_property
+    def _tokens(self) -> list[Any]:
+        """What selects each row's tokens: a slice where they lie together, else a mask."""
         if self._mask is None:
-            return slice(None)
-        mask = self._mask[place]
-        start, count = int(mask.argmax()), int(np.count_nonzero(mask))
-        return slice(start, start + count) if mask[start : start + count].all() else mask
+            return [slice(None)] * len(next(iter(self._arrays.values())))
+        starts, counts = self._mask.argmax(1), self._mask.sum(1)
+        ends = self._mask.shape[1] - self._mask[:, ::-1].argmax(1)
+        together = (ends - starts == counts).tolist()
+        spans = zip(starts.tolist(), (starts + counts).tolist(), together, self._mask, strict=True)
+        return [slice(start, end) if whole else mask for start, end, whole, mask in spans]
+
+    def _repeats(self, place: int, ids: np.ndarray, labels: np.ndarray) -> bool:
+        """Whether every label of a row is its token or none."""
+        if {IDS, LABELS} <= self._ragged:
+            return self._repeating[place]
+        return bool(((labels == ids) | (labels == IGNORE_INDEX)).all())
+
+    @cached_property
+    def _repeating(self) -> list[bool]:
+        """`_repeats` of all rows of a padded batch at once."""
+        labels = self._arrays[LABELS]
+        return ((labels == self._arrays[IDS]) | (labels == IGNORE_INDEX)).all(1).tolist()
 
 
 def plain(row: Row, name: str) -> Any:
