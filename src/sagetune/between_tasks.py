@@ -90,8 +90,7 @@ def renew_answers(
     learner = replayer.learner
     kept = [place for place, group in zip(learner.ids, learner.groups, strict=True) if group == task]
     places = sorted(kept)[: run.continual.self_answers]
-    samples = [pool.samples[place] for place in places if pool.samples[place]["source"] == "world"]
-    solved = own_answers(model, tokenizer, samples, run.evaluation)
+    solved = own_answers(model, tokenizer, [pool.samples[place] for place in places], run.evaluation)
     encoded, _ = encode_all(solved, tokenizer, run.sft.max_seq_length)
     place_of = {pool.samples[place]["id"]: place for place in places}
     for sample in encoded:

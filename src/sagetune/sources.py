@@ -139,6 +139,21 @@ def load(reference: str, *, num_samples: int | None, seed: int = 0, on_error: st
     return loaded
 
 
+def load_parts(parts: Iterable[Part], *, seed: int, on_error: str) -> Loaded:
+    """The samples of all parts in order, each named for its part's task, ids made distinct; arguments as in `load`."""
+    samples: dict[str, Sample] = {}
+    skipped = []
+    for part in parts:
+        loaded = load(part.reference, num_samples=part.limit, seed=seed, on_error=on_error)
+        skipped += loaded.skipped
+        for sample in loaded.samples:
+            named: Sample = {**sample, "task": part.task or sample["task"]}
+            if named["id"] in samples:
+                named["id"] = f"{part.task}:{named['id']}"
+            samples[named["id"]] = named
+    return Loaded(list(samples.values()), skipped)
+
+
 def _check_one_of(reference: str, field: str, value: str, allowed: Iterable[str]) -> None:
     if value not in allowed:
         raise ValueError(f"data {reference!r}: {field} must be one of {', '.join(allowed)}, got {value!r}")

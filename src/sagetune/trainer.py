@@ -159,7 +159,7 @@ class AgentSFTTrainer:
 
     def measure(self, when: str) -> dict[str, Any]:
         """Figures of the model as it is on all that the run holds out; `when` is for the progress display."""
-        benchmark = self.benchmark()
+        benchmark, _ = self._read(sources.parts_of(self.run, "benchmark"))
         model = self.model.to(self.device)
         return measure(self.run, model, self.tokenizer, self.held_out(), benchmark, self.console, when)
 
@@ -212,10 +212,6 @@ class AgentSFTTrainer:
         by_id = {sample["id"]: sample for sample in samples}
         return TrainingPool([by_id[sample.sample_id] for sample in encoded], encoded)
 
-    def benchmark(self) -> list[Sample]:
-        """The conversations that the model acts in; empty without evaluation.data."""
-        return self._read(sources.parts_of(self.run, "benchmark"))[0]
-
     def _load_use(self, use: str) -> list[Encoded]:
         parts = sources.parts_of(self.run, use)
         return self._encoded(parts, *self._read(parts), use)
@@ -227,20 +223,11 @@ class AgentSFTTrainer:
         return pool, select_from(self.run, pool, model, self.console, self._load_dev)
 
     def _read(self, parts: Sequence[sources.Part]) -> tuple[list[Sample], int]:
-        """The samples of `parts` in order, ids made distinct; the number of records that were skipped."""
-        samples: dict[str, Sample] = {}
-        skipped, data = 0, self.run.data
-        for part in parts:
-            loaded = sources.load(part.reference, num_samples=part.limit, seed=data.seed, on_error=data.on_error)
-            for line in loaded.skipped:
-                self.console.print(f"skipped: {line}", markup=False)
-            skipped += len(loaded.skipped)
-            for sample in loaded.samples:
-                named: Sample = {**sample, "task": part.task or sample["task"]}
-                if named["id"] in samples:
-                    named["id"] = f"{part.task}:{named['id']}"
-                samples[named["id"]] = named
-        return list(samples.values()), skipped
+        """The samples of `parts`, and the number of records that were skipped, which are told."""
+        loaded = sources.load_parts(parts, seed=self.run.data.seed, on_error=self.run.data.on_error)
+        for line in loaded.skipped:
+            self.console.print(f"skipped: {line}", markup=False)
+        return loaded.samples, len(loaded.skipped)
 
     def _encoded(
         self, parts: Sequence[sources.Part], samples: Sequence[Sample], skipped: int, use: str

@@ -15,9 +15,9 @@ task_balanced   tasks in turn, uniform in each
 mir             of `candidates` times as many uniform ones those whose loss the batch's own step would raise most
                 (maximally interfered retrieval, arXiv:1908.04742)
 
-Everything random is a hash of (seed, sample id, number of the draw), so a resumed run repeats it and nothing but two
-counters has to be saved. With torch.distributed the ranks exchange what they offer: every rank holds the buffer that a
-single process would hold, and the ranks replay different samples, each leaving out what is in its own batch.
+Everything random is a hash of (seed, sample id, number of the draw), so a resumed run repeats it and, beside the
+samples, only counters have to be saved. With torch.distributed the ranks exchange what they offer: every rank holds the
+buffer that a single process would hold, and the ranks replay different samples, each leaving out its own batch.
 """
 
 from __future__ import annotations
