@@ -149,7 +149,7 @@ def test_declared_shapes() -> None:
         ({"a": torch.ones(2, 3)}, r"batch\['a'\] has shape \(2, 3\) and no declared padding"),
         ({"labels": torch.ones(2, 3, 4)}, r"batch\['labels'\] has shape \(2, 3, 4\)"),
         ({"a": torch.ones(2, dtype=torch.bfloat16)}, "bfloat16"),
-        ({"a": torch.tensor(1)}, r"\['a'\] have none"),
+        ({"a": torch.tensor(1)}, r"batch\['a'\] has none"),
         ({"labels": torch.ones(2, 3), "input_ids": torch.ones(2, 4)}, "one width, got {.*'labels': 3.*}"),
     ],
 )

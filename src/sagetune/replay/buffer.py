@@ -9,11 +9,21 @@ Letters: M places, n items.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
+
+INCREMENT = np.uint64(0x9E3779B97F4A7C15)
+ROUNDS = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+LAST_SHIFT = np.uint64(31)
+"""The constants of splitmix64."""
 
 Row = dict[str, Any]
 """One sample: numpy arrays without padding, or other values, by column."""
@@ -33,14 +43,18 @@ def hash64(seed: int, ids: np.ndarray) -> np.ndarray:
 
     ids: uint64 (n,).
     """
-    start = np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
-    return _mixed(_mixed(ids + np.uint64(0x9E3779B97F4A7C15)) ^ _mixed(np.array([start])))
+    return _mixed(_mixed(ids + INCREMENT) ^ _start(seed))
+
+
+@cache
+def _start(seed: int) -> np.ndarray:
+    return _mixed(np.array([(seed * int(INCREMENT) + 0x632BE59BD9B4E019) % 2**64], dtype=np.uint64))
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    for shift, factor in ROUNDS:
+        values = (values ^ (values >> shift)) * factor
+    return values ^ (values >> LAST_SHIFT)
 
 
 def uniform(seed: int, ids: np.ndarray) -> np.ndarray:
@@ -62,8 +76,8 @@ class KeyedBuffer:
         self._keys = np.empty(0, dtype=np.float64)
         self._groups = np.empty(0, dtype=np.int64)
         self._place: dict[int, int] = {}
-        self._counts: dict[int, int] = {}
-        self._largest: dict[int, float] = {}
+        self._pools: dict[int, list[tuple[float, int]]] = {}
+        """(key, id) of each pool's items, in order: the last is the first to go."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -88,21 +102,17 @@ class KeyedBuffer:
     ) -> None:
         """Insert the items whose keys are small enough; `item(i)` is called for those alone. A known id is renewed."""
         for index, (identity, key, group) in enumerate(zip(ids, keys, groups, strict=True)):
-            if self._hopeless(identity, key):
-                continue
-            if identity in self._place:
-                self._write(self._place[identity], identity, key, group, item(index))
-            elif len(self.items) < self.size:
-                self._append(identity, key, group, item(index))
-            else:
+            place = self._place.get(identity)
+            if place is None:
+                if len(self.items) < self.size:
+                    self._append(identity, key, group, item(index))
+                    continue
                 loser = self._loser(group)
-                if loser != self._pool(group) or (self._holds(loser) and key < self._largest_key(loser)):
-                    self._write(self._victim(loser), identity, key, group, item(index))
-
-    def _hopeless(self, identity: int, key: float) -> bool:
-        """The short way for most of what a full buffer is offered."""
-        full = not self.balanced and len(self.items) == self.size
-        return full and key >= self._largest_key(0) and identity not in self._place
+                members = self._pools.get(loser)
+                if not members or (loser == self._pool(group) and key >= members[-1][0]):
+                    continue
+                place = self._place[members[-1][1]]
+            self._write(place, identity, key, group, item(index))
 
     def _pool(self, group: int) -> int:
         """The pool that a group's items compete in: its own, or one for all."""
@@ -115,21 +125,7 @@ class KeyedBuffer:
         """
         if not self.balanced:
             return 0
-        return max(self._counts | {group: 0}, key=lambda g: (self._counts.get(g, 0) + (g == group), g))
-
-    def _holds(self, pool: int) -> bool:
-        return not self.balanced or self._counts.get(pool, 0) > 0
-
-    def _largest_key(self, pool: int) -> float:
-        if pool not in self._largest:
-            self._largest[pool] = float(self.keys[self._victim(pool)])
-        return self._largest[pool]
-
-    def _victim(self, pool: int) -> int:
-        """The place of the largest key in `pool`; of equal keys the largest id."""
-        keys = np.where(self.groups == pool, self.keys, -np.inf) if self.balanced else self.keys
-        worst = (keys == keys.max()).nonzero()[0]
-        return int(worst[self.ids[worst].argmax()])
+        return max({*self._pools, group}, key=lambda pool: (len(self._pools.get(pool, ())) + (pool == group), pool))
 
     def _append(self, identity: int, key: float, group: int, item: Item) -> None:
         if len(self.items) == len(self._ids):  # room for twice as many
@@ -141,15 +137,13 @@ class KeyedBuffer:
         self._set(len(self.items) - 1, identity, key, group)
 
     def _write(self, place: int, identity: int, key: float, group: int, item: Item) -> None:
-        old = int(self._groups[place])
-        self._counts[old] -= 1
-        self._largest.pop(self._pool(old), None)
-        del self._place[int(self._ids[place])]
+        old, members = int(self._ids[place]), self._pools[self._pool(int(self._groups[place]))]
+        del members[bisect_left(members, (float(self._keys[place]), old))]
+        del self._place[old]
         self.items[place] = item
         self._set(place, identity, key, group)
 
     def _set(self, place: int, identity: int, key: float, group: int) -> None:
         self._ids[place], self._keys[place], self._groups[place] = identity, key, group
         self._place[identity] = place
-        self._counts[group] = self._counts.get(group, 0) + 1
-        self._largest.pop(self._pool(group), None)
+        insort(self._pools.setdefault(self._pool(group), []), (key, identity))

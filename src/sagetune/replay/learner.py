@@ -26,7 +26,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -201,10 +200,10 @@ class OnlineContinualLearner:
         ids = self._ids_of(batch, rows)
         groups = self._groups_of(batch, rows)
 
-        reader = cache(lambda: self.columns.reader(batch))  # most batches of a long stream are never read
+        row = self.columns.reader(batch)
 
         def item(index: int) -> Item:
-            return Item(reader()(index), beliefs[index] if beliefs is not None else {})
+            return Item(row(index), beliefs[index] if beliefs is not None else {})
 
         self._offer(ids, groups, losses, item)
 

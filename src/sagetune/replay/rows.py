@@ -45,26 +45,31 @@ class Columns:
         """The number of rows. Raises ValueError for columns of unequal length or of an undeclared shape."""
         if not batch:
             raise ValueError("a batch must have at least one column, got none")
-        flat = [name for name, column in batch.items() if isinstance(column, Tensor) and not column.ndim]
-        if flat:
-            raise ValueError(f"the columns of a batch must have a row for each sample, {flat} have none")
-        sizes = {name: len(column) for name, column in batch.items()}
+        sizes, widths = {}, {}
+        for name, column in batch.items():
+            if isinstance(column, Tensor):
+                self._check_tensor(name, column)
+                sizes[name] = column.shape[0]
+                if column.ndim > 1 and self.padding[name] is not None:
+                    widths[name] = column.shape[1]
+            else:
+                sizes[name] = len(column)
         if len(set(sizes.values())) > 1:
             raise ValueError(f"the columns of a batch must have one number of rows, got {sizes}")
-        for name, column in batch.items():
-            if isinstance(column, Tensor) and column.dtype == torch.bfloat16:
-                raise ValueError(f"batch[{name!r}] is bfloat16, which NumPy does not have: convert it to float32")
-            if not isinstance(column, Tensor) or column.ndim == 1:
-                continue
-            if name not in self.padding or (column.ndim > 2 and self.padding[name] is not None):
-                raise ValueError(
-                    f"batch[{name!r}] has shape {tuple(column.shape)} and no declared padding: give "
-                    f"padding={{{name!r}: <value>}}, or None if all its rows have this shape"
-                )
-        widths = {name: batch[name].shape[1] for name in self.ragged(batch)}
         if len(set(widths.values())) > 1:
             raise ValueError(f"the padded columns of a batch must have one width, got {widths}")
         return next(iter(sizes.values()))
+
+    def _check_tensor(self, name: str, column: Tensor) -> None:
+        if not column.ndim:
+            raise ValueError(f"the columns of a batch must have a row for each sample, batch[{name!r}] has none")
+        if column.dtype == torch.bfloat16:
+            raise ValueError(f"batch[{name!r}] is bfloat16, which NumPy does not have: convert it to float32")
+        if column.ndim > 1 and (name not in self.padding or (column.ndim > 2 and self.padding[name] is not None)):
+            raise ValueError(
+                f"batch[{name!r}] has shape {tuple(column.shape)} and no declared padding: give "
+                f"padding={{{name!r}: <value>}}, or None if all its rows have this shape"
+            )
 
     def ragged(self, batch: Mapping[str, Any]) -> set[str]:
         """The padded columns (B, T)."""
@@ -128,43 +133,43 @@ class Reader:
     """
 
     def __init__(self, batch: Mapping[str, Any], ragged: set[str]) -> None:
-        self._arrays = {name: _array(name, column) for name, column in batch.items()}
+        self._batch = batch
         self._ragged = ragged
-        self._mask = None
-        if MASK in ragged:
-            self._mask = self._arrays[MASK] != 0
-            if IDS in ragged:  # it is made anew from their number
-                del self._arrays[MASK]
+
+    @cached_property
+    def _arrays(self) -> dict[str, Any]:
+        """The columns to keep. attention_mask is not where there are input_ids: it is made anew from their number."""
+        implied = {MASK} if {MASK, IDS} <= self._ragged else set()
+        return {name: _array(name, column) for name, column in self._batch.items() if name not in implied}
 
     def __call__(self, place: int) -> Row:
         tokens = self._tokens[place]
         row: Row = {}
         for name, column in self._arrays.items():
-            value = column[place]
-            row[name] = value[tokens] if name in self._ragged else value
-        fresh = {IDS}
+            row[name] = column[place][tokens] if name in self._ragged else _own(column[place])
         ids, labels = row.get(IDS), row.get(LABELS)
         if isinstance(ids, np.ndarray):
             row[IDS] = ids.astype(np.int32)
             if isinstance(labels, np.ndarray) and labels.shape == ids.shape and labels.dtype.kind == "i":
                 supervised = labels != IGNORE_INDEX
                 row[LABELS] = supervised if self._repeats(place, ids, labels) else labels.astype(np.int32)
-                fresh.add(LABELS)
                 if isinstance(row.get(WEIGHTS), np.ndarray) and np.array_equal(row[WEIGHTS], supervised):
                     del row[WEIGHTS]
-        for name in row.keys() - fresh:
-            row[name] = _own(row[name])
+        for name in self._ragged & row.keys():
+            if row[name].base is not None:
+                row[name] = row[name].copy()
         return row
 
     @cached_property
     def _tokens(self) -> list[Any]:
         """What selects each row's tokens: a slice where they lie together, else a mask."""
-        if self._mask is None:
+        if MASK not in self._ragged:
             return [slice(None)] * len(next(iter(self._arrays.values())))
-        starts, counts = self._mask.argmax(1), self._mask.sum(1)
-        ends = self._mask.shape[1] - self._mask[:, ::-1].argmax(1)
+        masks = _array(MASK, self._batch[MASK]) != 0
+        starts, counts = masks.argmax(1), masks.sum(1)
+        ends = masks.shape[1] - masks[:, ::-1].argmax(1)
         together = (ends - starts == counts).tolist()
-        spans = zip(starts.tolist(), (starts + counts).tolist(), together, self._mask, strict=True)
+        spans = zip(starts.tolist(), (starts + counts).tolist(), together, masks, strict=True)
         return [slice(start, end) if whole else mask for start, end, whole, mask in spans]
 
     def _repeats(self, place: int, ids: np.ndarray, labels: np.ndarray) -> bool:
@@ -215,7 +220,9 @@ def _sequence(row: Row, name: str) -> Any:
 
 def _own(value: Any) -> Any:
     """A copy that nobody else can change."""
-    return value.copy() if isinstance(value, np.ndarray) else copy.deepcopy(value)
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    return value if isinstance(value, np.generic) else copy.deepcopy(value)
 
 
 def _array(name: str, column: Any) -> Any:
