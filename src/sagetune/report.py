@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sagetune.plots import CURVES, draw_curve, draw_selection, draw_stream
+from sagetune.plots import CURVES, draw_attempts, draw_curve, draw_selection, draw_stream
 from sagetune.runfolder import RunFolder
 
 DISTRIBUTIONS = (
@@ -194,6 +194,7 @@ def write_html(run_dir: Path) -> Path:
         curves=[svg for svg in (draw_curve(metrics, *curve) for curve in CURVES) if svg],
         stream=stream_view(result["stream"]) if result.get("stream") else None,
         replay=result.get("replay"),
+        trajectories=trajectories_view(result["trajectories"]) if result.get("trajectories") else None,
         selections=[{**entry, "plots": draw_selection(entry)} for entry in selections],
         samples=pick_samples(samples, SHOWN_SAMPLES),
         num_samples=len(samples),
@@ -221,6 +222,16 @@ def stream_view(stream: dict[str, Any]) -> dict[str, Any]:
         title = name.replace("_", " ")
         tables.append({"title": title, "form": form, "rows": rows, "figures": stream["figures"][name]})
     return {**stream, "tables": tables, "plots": draw_stream(stream)}
+
+
+def trajectories_view(gathering: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of collected trajectories: attempts, solved and kept of each method and family of tasks."""
+    rows = []
+    for kind, shares in (("method", gathering["methods"]), ("family", gathering["tasks"])):
+        for name, share in shares.items():
+            solved = gathering["success"][kind].get(name, {"solved": 0})["solved"]
+            rows.append({"name": name or "(none)", "solved": solved, **share})
+    return {**gathering, "rows": rows, "plot": draw_attempts(rows)}
 
 
 def pick_samples(samples: list[dict[str, Any]], num: int) -> list[dict[str, Any]]:

@@ -8,11 +8,19 @@ with `run_episode(episode)`. Anything else is refused; nothing is replaced by a 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from sagetune.sample import Message
 from sagetune.trajectories.episode import BadReply, Episode
-from sagetune.trajectories.record import AgentTrajectory, messages_of
+from sagetune.trajectories.record import AgentTrajectory, own_messages
+
+
+class Said(NamedTuple):
+    """An assistant message and what it cost."""
+
+    message: Message
+    prompt_tokens: int
+    completion_tokens: int
 
 
 @runtime_checkable
@@ -50,7 +58,7 @@ class ReplayAgent:
     """Says again what recorded trajectories said, task by task. A task without a record is an error."""
 
     def __init__(self, trajectories: Iterable[AgentTrajectory]) -> None:
-        self._messages = {trajectory.task_id: messages_of(trajectory) for trajectory in trajectories}
+        self._messages = {trajectory.task_id: own_messages(trajectory)[1] for trajectory in trajectories}
 
     def start(self, episode: Episode) -> Agent:
         if episode.task.id not in self._messages:
@@ -74,3 +82,12 @@ class Script:
 def turns_of(messages: Iterable[Message]) -> list[Message]:
     """The assistant messages."""
     return [message for message in messages if message["role"] == "assistant"]
+
+
+def as_agent(given: Any) -> Agent | TaskAgent | Runner:
+    """Raises ValueError for an object that cannot act."""
+    if isinstance(given, Agent | TaskAgent | Runner):
+        return given
+    if callable(given):
+        return CallableAgent(given)
+    raise ValueError(f"agent: expected act(messages, tools), or a function, got {given!r:.120}")

@@ -9,7 +9,13 @@ from sagetune.sample import FunctionCall, Message, ToolCall
 from sagetune.trajectories.environment import AgentTask, StepResult
 from sagetune.trajectories.record import AgentTrajectory, steps_of
 
+RETRY = "That did not solve the task. Say in one sentence what went wrong, then start anew."
+"""What the user says after a failed attempt. It stays in the trajectory: without it the next attempt makes no sense."""
 CUT_MARK = " ... [{} characters left out]"
+
+
+class OutOfSteps(Exception):
+    """An agent that runs its own loop has taken all the steps that it may."""
 
 
 class BadReply(ValueError):
@@ -21,9 +27,10 @@ class BadReply(ValueError):
 
 
 class Episode:
-    """An attempt. `messages` is the conversation so far; the agent sees it with the method's own words around it.
+    """An attempt. `messages` is its conversation so far; the agent sees it behind the attempts that failed before.
 
-    limit: characters of an observation that are kept; the rest is replaced by a mark.
+    max_steps: messages of the agent at most. limit: characters of an observation that are kept; the rest is replaced by
+    a mark. previous: the failed attempt that came before, for reflexion.
     """
 
     def __init__(
@@ -34,13 +41,17 @@ class Episode:
         agent: str = "",
         seed: int = 0,
         attempt: int = 0,
+        max_steps: int = 10,
         limit: int = 4_000,
+        previous: AgentTrajectory | None = None,
     ) -> None:
         self.task = task
         self.method = method
         self.agent = agent
         self.seed = seed
         self.attempt = attempt
+        self.max_steps = max_steps
+        self.previous = previous
         self.figures: dict[str, float] = {"seconds": 0.0, "retries": 0, "refused_calls": 0}
         self.num_turns = 0
         """Messages of the agent so far."""
@@ -50,10 +61,22 @@ class Episode:
         self._started = time.perf_counter()
         self._environment = task.make()
         self.messages: list[Message] = list(self._environment.reset())
+        self._opening = len(self.messages)
+        self._before = _told(previous) if previous is not None else []
 
     @property
     def tools(self) -> list[dict[str, Any]]:
         return self._environment.tools
+
+    @property
+    def own_from(self) -> int:
+        """Place in `conversation` from which it is this attempt's own."""
+        return len(self._before) or self._opening
+
+    @property
+    def conversation(self) -> list[Message]:
+        """The failed attempts before this one, if there are any, and this one."""
+        return [*self._before, *self.messages[self._opening :]] if self._before else list(self.messages)
 
     def take(self, message: Message) -> bool:
         """Add the agent's message and what its calls, or else the user, answer; whether the episode goes on."""
@@ -68,7 +91,9 @@ class Episode:
         return not any([self._run(call).done for call in numbered])  # all calls of a message run
 
     def call(self, name: str, arguments: dict[str, Any], thought: str = "") -> StepResult:
-        """`take` for an agent that runs its own loop: one call."""
+        """`take` for an agent that runs its own loop: one call. Raises OutOfSteps if it may take no more."""
+        if self.num_turns == self.max_steps:
+            raise OutOfSteps
         call = self._numbered(0, {"name": name, "arguments": arguments})
         self.num_turns += 1
         self.messages.append({"role": "assistant", "content": thought, "tool_calls": [call]})
@@ -102,7 +127,8 @@ class Episode:
             attempt=self.attempt,
             status=status,
             error=error,
-            messages=self.messages,
+            messages=self.conversation,
+            own_from=self.own_from,
             tools=self.tools,
             figures=self.figures,
         )
@@ -120,7 +146,7 @@ class Episode:
         return answer is not None
 
     def _numbered(self, place: int, function: FunctionCall) -> ToolCall:
-        number = sum(len(message.get("tool_calls", [])) for message in self.messages) + place + 1
+        number = sum(len(message.get("tool_calls", [])) for message in self.conversation) + place + 1
         return {"id": f"call_{number}", "type": "function", "function": function}
 
     def _run(self, call: ToolCall) -> StepResult:
@@ -133,6 +159,14 @@ class Episode:
             self._cut[call["id"]] = result.observation
         self.messages.append({"role": "tool", "content": seen, "tool_call_id": call["id"], "name": name})
         return result
+
+
+def _told(previous: AgentTrajectory) -> list[Message]:
+    """A failed attempt as the beginning of the next one: seen, not learnt from."""
+    turns: list[Message] = [
+        {**message, "loss": False} if message["role"] == "assistant" else message for message in previous.messages
+    ]
+    return [*turns, {"role": "user", "content": RETRY}]
 
 
 def shortened(observation: str, limit: int) -> str:

@@ -64,7 +64,10 @@ class AgentTrajectory:
     error: str = ""
     """Why it ended so."""
     messages: list[Message] = field(default_factory=list)
-    """The conversation as it was, without what only the prompting method added; empty = as the steps tell."""
+    """The conversation as it was, without what only the prompting method added; empty = as the steps tell. One that
+    follows a failed attempt begins with that attempt, whose messages carry no loss."""
+    own_from: int = 0
+    """Place in `messages` from which they are this attempt's own."""
     tools: list[dict[str, Any]] = field(default_factory=list)
     """OpenAI function tools that were offered."""
     figures: dict[str, float] = field(default_factory=dict)
@@ -95,6 +98,7 @@ SCHEMA = {
         "success": {"type": "boolean"}, "total_reward": _NUMBER, "method": _TEXT, "agent": _TEXT, "family": _TEXT,
         "seed": {"type": "integer"}, "attempt": {"type": "integer"}, "status": {"enum": list(STATUSES)},
         "error": _TEXT, "messages": {"type": "array", "items": _OBJECT},
+        "own_from": {"type": "integer", "minimum": 0},
         "tools": {"type": "array", "items": _OBJECT},
         "figures": {"type": "object", "additionalProperties": _NUMBER},
     },
@@ -179,6 +183,13 @@ def messages_of(trajectory: AgentTrajectory) -> list[Message]:
             name = step.action
             messages.append({"role": "tool", "content": step.observation, "tool_call_id": call["id"], "name": name})
     return messages
+
+
+def own_messages(trajectory: AgentTrajectory) -> tuple[list[Message], list[Message]]:
+    """The opening messages, and what this attempt added to them."""
+    messages = messages_of(trajectory)
+    first = next((place for place, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
+    return messages[:first], messages[max(trajectory.own_from, first) :]
 
 
 def _turns(steps: Sequence[TrajectoryStep]) -> Iterator[list[TrajectoryStep]]:
