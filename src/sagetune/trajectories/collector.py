@@ -141,9 +141,7 @@ class TrajectoryCollector:
                         write(trajectory)
                 finished()
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(self.config.num_workers, len(chains))):
-                group.create_task(worker())
+        await asyncio.gather(*(worker() for _ in range(min(self.config.num_workers, len(chains)))))
         return list(itertools.chain.from_iterable(found))
 
     async def _chain(
@@ -174,18 +172,26 @@ class TrajectoryCollector:
                 previous=previous,
             )
 
-        if isinstance(self.agent, Runner):
-            return await asyncio.to_thread(_run_whole, self.agent, begin)
-        episode = begin()
+        # Whatever breaks from here on, but a user's mistake, is the infrastructure: recorded, and told by `attempts`.
+        try:
+            if isinstance(self.agent, Runner):
+                return await asyncio.to_thread(_run_whole, self.agent, begin)
+            episode = begin()
+        except ValueError:
+            raise
+        except Exception as error:
+            broken = f"{type(error).__name__}: {error}"
+            names = {"agent": self.name, "seed": self.config.seed, "method": method, "family": task.family}
+            return AgentTrajectory(task.id, task.instruction, [], attempt=attempt, status="error", error=broken, **names)
         agent = self.agent.start(episode) if isinstance(self.agent, TaskAgent) else self.agent
         try:
             async with asyncio.timeout(self.config.task_timeout):
                 status, reason = await self._play(agent, episode)
+            return episode.end(status, reason)
         except TimeoutError:
-            status, reason = "timeout", f"not done within {self.config.task_timeout:g} s"
-        except Exception as error:  # what breaks here is the infrastructure; it is recorded and told by `collect`
-            status, reason = "error", f"{type(error).__name__}: {error}"
-        return episode.end(status, reason)
+            return episode.end("timeout", f"not done within {self.config.task_timeout:g} s")
+        except Exception as error:
+            return episode.end("error", f"{type(error).__name__}: {error}")
 
     async def _play(self, agent: Agent, episode: Episode) -> tuple[str, str]:
         """Status and reason of the end."""
