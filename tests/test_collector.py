@@ -73,6 +73,8 @@ def test_thoughts_stand_where_the_prompting_method_puts_them() -> None:
     assert all(step.thought for step in calls)
     assert [bool(step.thought) for step in cot.steps if step.action != "finish"] == [True, *[False] * (len(calls) - 1)]
     assert all(call.action in cot.steps[0].thought for call in calls), "the one thought is the whole plan"
+    plain = collector(ExpertAgent(), methods=["plain"]).collect_single(task)
+    assert plain.messages == task["messages"], "without a word about thinking it is the solution as it stands"
 
 
 def test_what_the_method_says_to_the_agent_is_not_in_the_trajectory() -> None:

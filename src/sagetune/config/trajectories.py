@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sagetune.config.checks import Problems
 
 AGENTS = ("expert", "local", "endpoint")
-PROMPTING_METHODS = ("react", "cot", "reflexion")
+PROMPTING_METHODS = ("react", "cot", "reflexion", "plain")
 SPREADS = ("all", "one")
 CONVERSION_FORMATS = ("chatml", "alpaca")
 MIN_REWARD = 0.5
@@ -67,7 +67,8 @@ class CollectorConfig:
     """Keep observations; False leaves them empty in what is returned and written."""
     methods: list[str] = field(default_factory=lambda: ["react"])
     """Prompting methods: react = a thought before each call; cot = all the thinking before the first call; reflexion =
-    react, and after a failed attempt, or after reflect_after steps, what went wrong."""
+    react, and after a failed attempt, or after reflect_after steps, what went wrong; plain = nothing is said about
+    thinking, as a trained agent is used."""
     spread: str = "all"
     """all = every task by every method; one = every task by one of them, in turn."""
     attempts: int = 1

@@ -180,9 +180,18 @@ class TrajectoryCollector:
         except ValueError:
             raise
         except Exception as error:
-            broken = f"{type(error).__name__}: {error}"
-            names = {"agent": self.name, "seed": self.config.seed, "method": method, "family": task.family}
-            return AgentTrajectory(task.id, task.instruction, [], attempt=attempt, status="error", error=broken, **names)
+            return AgentTrajectory(
+                task.id,
+                task.instruction,
+                [],
+                method=method,
+                agent=self.name,
+                family=task.family,
+                seed=self.config.seed,
+                attempt=attempt,
+                status="error",
+                error=f"{type(error).__name__}: {error}",
+            )
         agent = self.agent.start(episode) if isinstance(self.agent, TaskAgent) else self.agent
         try:
             async with asyncio.timeout(self.config.task_timeout):

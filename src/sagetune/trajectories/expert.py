@@ -58,6 +58,8 @@ class Expert:
 def thoughts_of(turns: Sequence[Message], episode: Episode) -> list[str]:
     """What the expert says before each of its turns; nothing before an answer."""
     purposes = {tool["function"]["name"]: _purpose(tool["function"]) for tool in episode.tools}
+    if episode.method == "plain":
+        return [""] * len(turns)
     names = [[call["function"]["name"] for call in turn.get("tool_calls", [])] for turn in turns]
     calls = [name for group in names for name in group]
     if episode.method == "cot":

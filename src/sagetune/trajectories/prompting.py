@@ -18,6 +18,7 @@ WORDS = {
     "cot": "Before your first tool call think the whole task through, step by step. Then make the calls one by one, "
     "without further thoughts.",
     "reflexion": THINK + " Where something went wrong, first say what, and what you will do about it.",
+    "plain": "",
 }
 AFTER_STEPS = (
     "You have taken {num} steps and the task is not solved. Say in one sentence how to go on better, then go on."
@@ -33,8 +34,9 @@ def view(episode: Episode, system_prompt: str | None = None, reflect_after: int 
             shown.insert(place, {"role": "user", "content": AFTER_STEPS.format(num=reflect_after)})
     own = shown[0]["content"] if shown[0]["role"] == "system" else None
     parts = [own, system_prompt, WORDS[episode.method]]
-    system: Message = {"role": "system", "content": "\n\n".join(part for part in parts if part)}
-    return [system, *(shown[1:] if own is not None else shown)]
+    told = "\n\n".join(part for part in parts if part)
+    head: list[Message] = [{"role": "system", "content": told}] if told else []
+    return [*head, *(shown[1:] if own is not None else shown)]
 
 
 def _after(messages: Sequence[Message], start: int, turns: int) -> int | None:
