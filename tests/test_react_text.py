@@ -106,7 +106,9 @@ def test_what_the_form_cannot_hold_is_refused() -> None:
 
 
 PIECES = ["Thought: ", "Thought 2: ", "Action: ", "Action 1:", "Action Input: ", "Observation: ", "Final Answer: "]
-TEXTS = st.lists(st.sampled_from([*PIECES, "Question: ", "\n", " ", "search[", "f[x]", "]", '{"a": 1}', "é"])).map("".join)
+TEXTS = st.lists(st.sampled_from([*PIECES, "Question: ", "\n", " ", "search[", "f[x]", "]", '{"a": 1}', "é"])).map(
+    "".join
+)
 
 
 @given(TEXTS)
