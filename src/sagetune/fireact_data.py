@@ -188,7 +188,8 @@ def _from_turns(turns: list[dict[str, str]]) -> tuple[list[Message], dict[str, A
         if turn["role"] == "assistant":
             read, layout = from_react(content + "\n")
             calls = [call for message in read for call in message.get("tool_calls", [])]
-            for num_calls, call in enumerate(calls, start=num_calls + 1):  # noqa: B020: ids go on from turn to turn
+            for call in calls:
+                num_calls += 1
                 call["id"] = f"call_{num_calls}"
             waiting = calls[0]["id"] if calls else ""
             messages += read
