@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from sagetune import world
-from sagetune.sample import Message, ToolCall
+from sagetune.sample import Message, Sample, ToolCall
 
 
 class StepResult(NamedTuple):
-    """What a tool call led to. failed: the tool refused it, the observation says why. done: the task is over."""
+    """What a tool call led to. failed: the tool refused the call; its error is the observation. done: the task is over."""
 
     observation: str
     done: bool = False
