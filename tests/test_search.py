@@ -60,7 +60,12 @@ def test_runs_of_a_question_share_their_searches(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps({"7": run("X!", "9", "3", True), "8": run("y", "8", "4", False)}))
     (task,) = search_tasks(tmp_path)
     assert (task.id, task.instruction, task.family) == ("7", "Q?", "search")
-    assert [task.make().step(call("search", query=query)).observation for query in ("x", "x?", "X!", "z")] == ["1", "1", "9", "None"]
+    assert [task.make().step(call("search", query=query)).observation for query in ("x", "x?", "X!", "z")] == [
+        "1",
+        "1",
+        "9",
+        "None",
+    ]
     assert replay(task, task.gold) == (1.0, [True])
     assert search_tasks(tmp_path / "a.json")[0].gold == ()
     with pytest.raises(ValueError, match="no file with recorded runs"):
@@ -92,7 +97,7 @@ def test_the_runs_together_are_one_task_a_question() -> None:
             scores.append(score == sample["meta"]["success"])
             found += same
     assert sum(scores) == len(scores) == 1464
-    print(sum(found), len(found))
+    assert (sum(found), len(found)) == (3153, 3169)  # 16 searches were recorded with two different results
 
 
 @needs_release

@@ -67,7 +67,7 @@ def find(samples: Sequence[Sample], evaluated: set[str] | None = None) -> list[F
 def questions(path: Path) -> set[str]:
     """The questions of an evaluation file, as `find` compares them.
 
-    It is .json, .jsonl or .csv; a record has one of QUESTION_FIELDS, or is FireAct's. Raises ValueError if there is none.
+    It is .json, .jsonl or .csv; a record has one of QUESTION_FIELDS, or is FireAct's. Raises ValueError if none is.
     """
     found = {plain(question) for question in _read_questions(path)}
     if not found:

@@ -7,8 +7,8 @@ Install it beside the rest, without what it asks for:
 
 A turn ends with a message without a call; then the user says the next thing. As in BFCL, after every turn the public
 state of every service must equal that of the gold run, the gold run's results of the turn must be among the results so
-far, and a turn without gold calls must have none. Unlike BFCL, calls are never evaluated as Python: JSON arguments go
-to the documented methods only, and the gold run's calls are parsed.
+far, and the turn must have a call; a turn without gold calls is not compared. Unlike BFCL, calls are never evaluated as
+Python: JSON arguments go to the documented methods only, and the gold run's calls are parsed.
 
 Source: github.com/ShishirPatil/gorilla, berkeley-function-call-leaderboard, multi_turn_checker.py.
 """
@@ -80,7 +80,7 @@ class Backend:
     def call(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, bool]:
         """(what the method returns, as text; whether it raised)."""
         try:
-            result = self._methods[name](**arguments)
+            result = self._methods[name](**copy.deepcopy(dict(arguments)))  # a service keeps lists, and adds to them
         except Exception as error:  # a service of the package raises whatever bad arguments lead to
             return f"Error during execution: {error}", True
         return _as_text(result), False
@@ -149,9 +149,9 @@ class BfclEnvironment:
         """Run the gold calls of the turn that ends, and compare."""
         calls = [self._gold.parse(call) for call in gold]
         results = Counter(self._gold.call(call["name"], call["arguments"])[0] for call in calls)
-        if not calls or not self._num_calls:
-            return not calls and not self._num_calls
-        return results <= self._results and self._backend.state() == self._gold.state()
+        if not calls:
+            return True
+        return self._num_calls > 0 and results <= self._results and self._backend.state() == self._gold.state()
 
 
 def bfcl_tasks(path: str | Path | None = None) -> list[AgentTask]:
@@ -164,9 +164,7 @@ def bfcl_tasks(path: str | Path | None = None) -> list[AgentTask]:
         raise ValueError(f"BFCL's services are not installed: {INSTALL}")
     folder = _package_data() if path is None else Path(path)
     answers = {record["id"]: record["ground_truth"] for record in _records(folder / "possible_answer" / CATEGORY)}
-    documents = {
-        name: _records(folder / "multi_turn_func_doc" / f"{module}.json") for name, module in MODULES.items()
-    }
+    documents = {name: _records(folder / "multi_turn_func_doc" / f"{module}.json") for name, module in MODULES.items()}
     return [_task(record, answers[record["id"]], documents) for record in _records(folder / CATEGORY)]
 
 

@@ -121,4 +121,6 @@ def _calls(messages: Iterable[Message]) -> list[ToolCall]:
 
 
 def _finished(messages: Iterable[Message]) -> list[str]:
-    return [str(c["function"]["arguments"].get("answer")) for c in _calls(messages) if c["function"]["name"] == "finish"]
+    return [
+        str(c["function"]["arguments"].get("answer")) for c in _calls(messages) if c["function"]["name"] == "finish"
+    ]
