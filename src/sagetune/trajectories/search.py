@@ -23,7 +23,7 @@ SUFFIXES = (".json", ".jsonl")
 
 
 class SearchEnvironment:
-    """One question. results: what a search finds, by query and by normalised query. A message without a call ends it."""
+    """One question. results: what a search finds, by query and by normalised query. A turn without a call ends it."""
 
     def __init__(self, question: str, answer: str, results: Mapping[str, str]) -> None:
         self._question = question
