@@ -16,11 +16,14 @@ ORDER = [
         "config",
         "sample",
         "formats",
+        "react_text",
+        "fireact_data",
         "world",
         "sources",
         "chat_template",
         "chat",
         "inspection",
+        "fireact_doctor",
         "batching",
     ),
     *(
@@ -35,6 +38,7 @@ ORDER = [
         "replay",
         "generation",
         "evaluation",
+        "trajectories",
     ),
     *(
         "interrupts",
@@ -55,7 +59,11 @@ ORDER = [
         "__main__",
     ),
 ]
-LIGHT = ("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.sources", "sagetune.world")
+LIGHT = (
+    *("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.react_text", "sagetune.fireact_data"),
+    *("sagetune.sources", "sagetune.world", "sagetune.evaluation.answers", "sagetune.trajectories.search"),
+    "sagetune.trajectories.bfcl",
+)
 
 
 def imported_modules(path: Path) -> set[str]:

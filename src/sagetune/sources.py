@@ -3,7 +3,7 @@
 agent_sft:<split>                     all families of the world, in the proportions of FAMILY_SHARES
 agent_benchmark:<family>:<split>      one family of the world, or <family>/<domain> of it
 hf:<owner>/<name>:<split>             a data set of the hub, or `hf:<folder>:<split>`
-<path>.jsonl | .jsonl.gz | .json      one record a line, or one array of records
+<path>.jsonl | .jsonl.gz | .json      one record a line, one array of records, or FireAct's runs by their id
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from sagetune import world
 from sagetune.config import RunConfig
 from sagetune.config.coreset import TARGETED_STRATEGIES
+from sagetune.fireact_data import form_of, from_fireact, runs
 from sagetune.formats import from_record
 from sagetune.sample import Sample
 
@@ -200,6 +201,8 @@ def _file_records(path: Path) -> Iterator[tuple[str, str, Any]]:
             records = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{error.lineno}: is not valid JSON ({error.msg})") from error
+        if isinstance(records, dict) and records and all(form_of(record) == "run" for record in records.values()):
+            records = runs(records)
         if not isinstance(records, list):
             raise ValueError(f"{path}: expected a JSON array of records; one record a line goes into a .jsonl file")
         for number, record in enumerate(records, start=1):
@@ -247,7 +250,7 @@ def _sample(record: Any, default_id: str, place: str) -> Sample:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"record: is not valid JSON ({error})") from error
     _check_encodable(record)
-    sample = from_record(record)
+    sample = from_fireact(record) if form_of(record) is not None else from_record(record)
     return {**sample, "id": sample["id"] or default_id, "source": sample["source"] or place.rpartition(":")[0]}
 
 
