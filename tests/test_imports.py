@@ -38,7 +38,6 @@ ORDER = [
         "replay",
         "generation",
         "evaluation",
-        "trajectories",
     ),
     *(
         "interrupts",
@@ -62,7 +61,7 @@ ORDER = [
 LIGHT = (
     *("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.react_text", "sagetune.fireact_data"),
     *("sagetune.sources", "sagetune.world", "sagetune.evaluation.answers", "sagetune.trajectories.search"),
-    "sagetune.trajectories.bfcl",
+    *("sagetune.trajectories.bfcl", "sagetune.trajectories.collector", "sagetune.trajectories.convert"),
 )
 
 

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sagetune import world
+from sagetune.evaluation.answers import exact_match
 from sagetune.sample import Message, Sample
+from sagetune.trajectories.bfcl import bfcl_tasks
 from sagetune.trajectories.environment import AgentTask, StepResult, WorldEnvironment
+from sagetune.trajectories.search import search_tasks
 
 SHAPES = "an AgentTask, a task or a sample of the embedded world, or a dict with instruction and answer"
 
@@ -34,8 +37,6 @@ class QuestionEnvironment:
         return None
 
     def score(self, messages: list[Message]) -> float:
-        from sagetune.evaluation.answers import exact_match
-
         said = [message["content"] for message in messages if message["role"] == "assistant"]
         return float(bool(said) and exact_match(said[-1].split("\n")[-1].removeprefix("Answer:"), self._answer))
 
@@ -56,13 +57,7 @@ def tasks_of(reference: str, limit: int | None) -> list[AgentTask]:
     """The first `limit` tasks of `search:<path>` or `bfcl:<folder>`. Raises ValueError as `check_tasks` does."""
     check_tasks(reference)
     kind, _, place = reference.partition(":")
-    if kind == "search":
-        from sagetune.trajectories.search import search_tasks
-
-        return search_tasks(place)[:limit]
-    from sagetune.trajectories.bfcl import bfcl_tasks
-
-    return bfcl_tasks(place)[:limit]
+    return (search_tasks(place) if kind == "search" else bfcl_tasks(place))[:limit]
 
 
 def as_task(value: Any) -> AgentTask:
