@@ -51,17 +51,19 @@ class Expert:
         self._next += 1
         asked_to_reflect = messages[-1]["content"] == AFTER_STEPS.format(num=self._next - 1)
         if asked_to_reflect and turn.get("tool_calls"):
-            return _thinking(turn, f"So far all went as it should, so I go on with my plan. {turn['content']}".strip())
+            return {**turn, "content": f"So far all went as it should, so I go on with my plan. {turn['content']}".strip()}
         return turn
 
 
 def thoughts_of(turns: Sequence[Message], episode: Episode) -> list[str]:
-    """What the expert says before each of its turns; nothing before an answer."""
+    """What the expert says before each of its turns that has a call and no thought of its own."""
     purposes = {tool["function"]["name"]: _purpose(tool["function"]) for tool in episode.tools}
     if episode.method == "plain":
         return [""] * len(turns)
     names = [[call["function"]["name"] for call in turn.get("tool_calls", [])] for turn in turns]
     calls = [name for group in names for name in group]
+    purposes = {name: f"call {name}" for name in calls}
+    purposes |= {tool["function"]["name"]: _purpose(tool["function"]) for tool in episode.tools}
     if episode.method == "cot":
         steps = [f"{number}. {purposes[name]} with {name}." for number, name in enumerate(calls, start=1)]
         return [f"Step by step: {' '.join(steps)}" if calls and not place else "" for place in range(len(turns))]
@@ -81,7 +83,7 @@ def _purpose(function: dict[str, Any]) -> str:
 
 
 def _thinking(turn: Message, thought: str) -> Message:
-    return {**turn, "content": thought} if thought and turn.get("tool_calls") else turn
+    return {**turn, "content": thought} if thought and turn.get("tool_calls") and not turn["content"] else turn
 
 
 def _spoilt(turn: Message, tools: list[dict[str, Any]], rng: Random) -> Message:

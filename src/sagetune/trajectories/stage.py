@@ -17,7 +17,7 @@ from sagetune.trajectories.convert import TrajectoryToSFTConverter
 from sagetune.trajectories.expert import ExpertAgent
 from sagetune.trajectories.filter import TrajectoryFilter
 from sagetune.trajectories.record import AgentTrajectory
-from sagetune.trajectories.tasks import tasks_of
+from sagetune.trajectories.tasks import as_task, tasks_of
 
 LoadLocal = Callable[[AgentConfig], Any]
 """Makes the agent that is a local model."""
@@ -34,8 +34,12 @@ def collected(
 ) -> list[AgentTrajectory]:
     """All attempts at the tasks, failures too; they are in the file `path`, from which a stopped collection goes on."""
     agent = agent_of(config.agent, config.collector.seed, load_local)
+    tasks = [as_task(sample) for sample in samples] if config.tasks is None else tasks_of(config.tasks)
+    known = [task for task in tasks if task.gold or config.agent.kind != "expert"]
+    if len(known) < len(tasks):
+        console.print(f"{len(tasks) - len(known)} of {len(tasks)} tasks have no known solution for the expert")
     collector = TrajectoryCollector(agent, config.collector, path=path, name=config.agent.label, console=console)
-    return collector.attempts(tasks_of(config.tasks, limit) if config.tasks is not None else list(samples))
+    return collector.attempts(known[:limit])
 
 
 def gathered(

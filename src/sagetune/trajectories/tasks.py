@@ -53,11 +53,11 @@ def check_tasks(reference: str) -> None:
         raise ValueError(f"trajectories.tasks: there is no {place!r}; the current folder is {Path.cwd()}")
 
 
-def tasks_of(reference: str, limit: int | None) -> list[AgentTask]:
-    """The first `limit` tasks of `search:<path>` or `bfcl:<folder>`. Raises ValueError as `check_tasks` does."""
+def tasks_of(reference: str) -> list[AgentTask]:
+    """The tasks of `search:<path>` or `bfcl:<folder>`. Raises ValueError as `check_tasks` does."""
     check_tasks(reference)
     kind, _, place = reference.partition(":")
-    return (search_tasks(place) if kind == "search" else bfcl_tasks(place))[:limit]
+    return search_tasks(place) if kind == "search" else bfcl_tasks(place)
 
 
 def as_task(value: Any) -> AgentTask:
