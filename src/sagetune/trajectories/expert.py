@@ -11,6 +11,7 @@ from sagetune.trajectories.agents import turns_of
 from sagetune.trajectories.episode import BadReply, Episode
 from sagetune.trajectories.prompting import AFTER_STEPS
 
+ON_COURSE = "So far all went as it should, so I go on with my plan."
 GIVEN_UP = "I could not find that out."
 
 
@@ -51,7 +52,7 @@ class Expert:
         self._next += 1
         asked_to_reflect = messages[-1]["content"] == AFTER_STEPS.format(num=self._next - 1)
         if asked_to_reflect and turn.get("tool_calls"):
-            return {**turn, "content": f"So far all went as it should, so I go on with my plan. {turn['content']}".strip()}
+            return {**turn, "content": f"{ON_COURSE} {turn['content']}".strip()}
         return turn
 
 
