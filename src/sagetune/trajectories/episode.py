@@ -13,17 +13,24 @@ CUT_MARK = " ... [{} characters left out]"
 
 
 class BadReply(ValueError):
-    """The agent wrote something that cannot be run. text: what it wrote."""
+    """The agent wrote something that cannot be run. text: what it wrote; it cost tokens all the same."""
 
-    def __init__(self, reason: str, text: str = "") -> None:
+    def __init__(self, reason: str, text: str = "", *, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         super().__init__(reason)
         self.text = text
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = completion_tokens
+
+
+class OutOfSteps(Exception):
+    """An agent that runs its own loop has used up the turns it is given."""
 
 
 class Episode:
     """An attempt. `messages` is the conversation so far; the agent sees it with the method's own words around it.
 
-    limit: characters of an observation that are kept; the rest is replaced by a mark.
+    limit: characters of an observation that are kept; the rest is replaced by a mark. max_turns: messages of an agent
+    that runs its own loop, by `call`.
     """
 
     def __init__(
@@ -35,6 +42,7 @@ class Episode:
         seed: int = 0,
         attempt: int = 0,
         limit: int = 4_000,
+        max_turns: int | None = None,
     ) -> None:
         self.task = task
         self.method = method
@@ -45,6 +53,7 @@ class Episode:
         self.num_turns = 0
         """Messages of the agent so far."""
         self._limit = limit
+        self._max_turns = max_turns
         self._rewards: list[float] = []
         self._cut: dict[str, str] = {}
         self._started = time.perf_counter()
@@ -68,7 +77,9 @@ class Episode:
         return not any([self._run(call).done for call in numbered])  # all calls of a message run
 
     def call(self, name: str, arguments: dict[str, Any], thought: str = "") -> StepResult:
-        """`take` for an agent that runs its own loop: one call."""
+        """`take` for an agent that runs its own loop: one call. Raises OutOfSteps where max_turns are used up."""
+        if self._max_turns is not None and self.num_turns >= self._max_turns:
+            raise OutOfSteps(f"the task is not over after {self._max_turns} turns")
         call = self._numbered(0, {"name": name, "arguments": arguments})
         self.num_turns += 1
         self.messages.append({"role": "assistant", "content": thought, "tool_calls": [call]})
