@@ -135,6 +135,32 @@ def test_a_batch_answers_as_each_alone(model: Any, tokenizer: Any, batches: list
     assert len(set(expected)) > 1
 
 
+def test_episodes_that_take_each_others_place_stay_in_one_batch(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 12 episodes of ragged lengths 4 run at once: no batch is smaller than 4 before the last ones run out."""
+    sizes: list[int] = []
+
+    def counted(model: Any, tokenizer: Any, prompts: Any, **options: Any) -> list[list[int]]:
+        sizes.append(len(prompts))
+        return [tokenizer.encode("yes", add_special_tokens=False) for _ in prompts]
+
+    monkeypatch.setattr(local, "generate", counted)
+    agent = LocalAgent(model, tokenizer)
+    free = asyncio.Semaphore(4)
+
+    async def episode(number: int) -> None:
+        async with free:
+            for _ in range(1 + number % 3):
+                await asyncio.wait_for(asyncio.create_task(agent.act(*ASKED[0])), timeout=60)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*map(episode, range(12)))
+
+    asyncio.run(all_of_them())
+    assert sizes == [4, 4, 4, 4, 4, 3, 1]
+
+
 def test_a_saved_model_answers_as_it_was_taught(agent: LocalAgent, batches: list[int]) -> None:
     said = together([agent] * 4)
     assert batches == [4]

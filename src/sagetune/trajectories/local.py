@@ -1,4 +1,4 @@
-"""A model in this process as an agent: all that is asked in one pass of the event loop is generated as one batch.
+"""A model in this process as an agent: what is asked until the event loop has come to rest is generated together.
 
 Generation runs in the loop, not in a thread: while it lasts no environment steps on, so what its answers lead to and
 what new episodes ask comes together again in the next batch. In a thread the episodes would drift apart.
@@ -27,6 +27,9 @@ from sagetune.trajectories.agents import Agent, Said
 from sagetune.trajectories.episode import BadReply, Episode
 
 MAX_NEW_TOKENS = 256
+QUIET_PASSES = 20
+"""Passes of the event loop without a further request before a batch is closed. An episode that starts in place of one
+that ended needs several until it asks; without waiting for it the episodes would drift apart into small batches."""
 
 
 class LocalAgent:
@@ -92,13 +95,18 @@ class LocalAgent:
     async def _generated(self, prompt: list[int], seed: int) -> list[int]:
         if self._batch is None or self._batch.done():
             self._prompts, self._seeds = [], []
-            self._batch = asyncio.create_task(self._generate(self._prompts, self._seeds))  # starts in the next pass
+            self._batch = asyncio.create_task(self._generate(self._prompts, self._seeds))
         batch, place = self._batch, len(self._prompts)
         self._prompts.append(prompt)
         self._seeds.append(seed)
         return (await asyncio.shield(batch))[place]  # shielded: who gives up must not take the others along
 
     async def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[list[int]]:
+        asked = 0
+        while asked < len(prompts):
+            asked = len(prompts)
+            for _ in range(QUIET_PASSES):
+                await asyncio.sleep(0)
         return generate(
             self._model,
             self._tokenizer,
