@@ -122,6 +122,15 @@ def test_parallel_calls_run_in_their_order(kind: Any, make: Any) -> None:
     assert steps[0].action_input == call[1]
 
 
+@each_kind
+def test_what_stands_behind_the_last_call_does_not_run(kind: Any, make: Any) -> None:
+    task = task_of("tool_selection")
+    call = next(calls[0] for _, calls in gold_turns(task) if calls)
+    episode = Episode(task, "")
+    kind(make([("three times", [call] * 3)])).run_episode(episode)
+    assert len(episode.end("finished").steps) == 1
+
+
 class Broken(WorldEnvironment):
     def step(self, call: Any) -> StepResult:
         raise OSError("the disk is full")

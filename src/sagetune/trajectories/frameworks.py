@@ -1,7 +1,8 @@
 """Agents of smolagents and LangChain, which run loops of their own: episode -> their tools, their words -> episode.
 
 A tool of theirs calls `episode.call`, one at a time, so a message with parallel calls is recorded as several. Calls
-that the framework itself refuses (an unknown tool, a missing argument) never reach the episode; they count as retries.
+that the framework itself refuses (an unknown tool, a missing argument) never reach the episode; smolagents says how
+many there were, and they count as retries.
 """
 
 from __future__ import annotations
