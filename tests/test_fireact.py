@@ -20,8 +20,9 @@ from sagetune.trainer import AgentSFTTrainer
 from sagetune.trajectories.record import load_trajectories
 
 MakeRun = Callable[..., RunConfig]
-SMALL: dict[str, Any] = {"budget": BudgetConfig(train_samples=24, eval_samples=4), "batch_size": 4}
-NOISY = AgentConfig(error_rate=0.3)
+NUM_TASKS = 32
+SMALL: dict[str, Any] = {"budget": BudgetConfig(train_samples=NUM_TASKS, eval_samples=4), "batch_size": 4}
+NOISY = AgentConfig(error_rate=0.15)
 
 
 def fireact(make_run: MakeRun, **given: Any) -> RunConfig:
@@ -53,11 +54,11 @@ def test_what_is_trained_on_are_the_successful_attempts_with_their_thoughts(
     texts, folder = served_texts(monkeypatch, fireact(make_run, collector=CollectorConfig(methods=["react"])))
     attempts = load_trajectories(folder.trajectories)
     good = [trajectory for trajectory in attempts if trajectory.success]
-    assert len(attempts) == 24
-    assert 0 < len(good) < 24
+    assert len(attempts) == NUM_TASKS
+    assert 0 < len(good) < NUM_TASKS
     figures = json.loads(folder.gathering.read_text())
-    assert (figures["kept"], figures["total"]) == (len(texts), 24)
-    assert figures["kept"] + sum(figures["reasons"].values()) == 24
+    assert (figures["kept"], figures["total"]) == (len(texts), NUM_TASKS)
+    assert figures["kept"] + sum(figures["reasons"].values()) == NUM_TASKS
     thoughts = {step.thought for trajectory in good for step in trajectory.steps if step.thought}
     taught = "\n".join(texts)
     assert thoughts
@@ -72,7 +73,7 @@ def test_without_the_filter_failures_are_trained_on(make_run: MakeRun, monkeypat
     texts, folder = served_texts(monkeypatch, fireact(make_run, filter=everything))
     bad = [trajectory for trajectory in load_trajectories(folder.trajectories) if not trajectory.success]
     assert bad
-    assert len(texts) == 24
+    assert len(texts) == NUM_TASKS
 
 
 def test_the_baseline_trains_on_no_thought(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +100,7 @@ def test_a_run_that_goes_on_collects_nothing_twice(make_run: MakeRun) -> None:
 
 
 def test_nothing_that_can_be_trained_on_is_told(make_run: MakeRun) -> None:
-    with pytest.raises(ValueError, match=r"none of 24 attempts can be trained on: \{'not_successful': 24\}"):
+    with pytest.raises(ValueError, match=r"none of 32 attempts can be trained on: \{'not_successful': 32\}"):
         AgentSFTTrainer(fireact(make_run, agent=AgentConfig(error_rate=1.0))).train()
 
 
@@ -112,7 +113,7 @@ def test_the_result_and_the_report_tell_what_collecting_did_and_cost(make_run: M
     summary = summarise(run, folder, measured, result.to_dict(), json.loads(json.dumps(measured)))
     write_json(folder.result, summary)
     assert summary["costs"]["collect"] > 0
-    assert summary["trajectories"]["total"] == 24
+    assert summary["trajectories"]["total"] == NUM_TASKS
     page = write_html(folder.path).read_text()
     assert "Collected trajectories" in page
     assert "share of attempts" in page

@@ -62,6 +62,7 @@ LIGHT = (
     *("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.react_text", "sagetune.fireact_data"),
     *("sagetune.sources", "sagetune.world", "sagetune.evaluation.answers", "sagetune.trajectories.search"),
     *("sagetune.trajectories.bfcl", "sagetune.trajectories.collector", "sagetune.trajectories.convert"),
+    *("sagetune.trajectories.agents", "sagetune.trajectories.endpoint"),
 )
 
 
@@ -91,6 +92,7 @@ def test_a_file_imports_only_what_stands_above_it(path: Path) -> None:
 
 @pytest.mark.parametrize("module", [*LIGHT, "sagetune.commands", "sage.libs.finetune.agent"])
 def test_light_modules_do_not_load_torch(module: str) -> None:
-    code = f"import sys, {module}; print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules])"
+    heavy = ("torch", "lightning", "transformers", "openai", "smolagents", "langchain_core")
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -35,7 +35,7 @@ from sagetune.sample import Sample, check_sample
 from sagetune.stream import StreamLoader, micro_batches, plan_passes
 from sagetune.tracking import Tracker
 from sagetune.training_set import Selections, TrainingPool, select_from, target_sizes
-from sagetune.trajectories.local import LocalAgent
+from sagetune.trajectories.local import LocalAgent, local_agent
 from sagetune.trajectories.stage import gathered
 
 
@@ -299,19 +299,15 @@ class AgentSFTTrainer:
 
     def local_agent(self, config: AgentConfig) -> LocalAgent:
         """The agent that acts by a model: `self.model`, or the one that config names."""
-        model, tokenizer = self.model.to(self.device), self.tokenizer
+        options: dict[str, Any] = {
+            "max_new_tokens": config.max_new_tokens,
+            "temperature": config.temperature,
+            "batch_size": self.run.evaluation.batch_size,
+            "seed": self.run.trajectories.collector.seed,
+        }
         if config.model is not None:
-            other = AgentSFTTrainer(self.run, console=self.console)
-            other.load_model(config.model)
-            model = other.model
-        return LocalAgent(
-            model,
-            tokenizer,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            batch_size=self.run.evaluation.batch_size,
-            seed=self.run.trajectories.collector.seed,
-        )
+            return local_agent(config.model, base_model=self.run.sft.base_model, config=self.run.model, **options)
+        return LocalAgent(self.model.to(self.device), self.tokenizer, **options)
 
     def _selections(self, pool: TrainingPool, folder: RunFolder, tracker: Tracker) -> Selections:
         return Selections(self.run, pool, folder, tracker, self.console, self.data.dev)

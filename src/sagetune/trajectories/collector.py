@@ -32,6 +32,10 @@ from sagetune.trajectories.tasks import as_task
 REFLEXION_ATTEMPTS = 2
 
 
+class LateAnswer(Exception):
+    """An agent took too long for one answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """Attempts of one method at one task, one after another until one succeeds."""
@@ -174,8 +178,6 @@ class TrajectoryCollector:
 
         # Whatever breaks from here on, but a user's mistake, is the infrastructure: recorded, and told by `attempts`.
         try:
-            if isinstance(self.agent, Runner):
-                return await asyncio.to_thread(_run_whole, self.agent, begin)
             episode = begin()
         except ValueError:
             raise
@@ -197,22 +199,26 @@ class TrajectoryCollector:
             async with asyncio.timeout(self.config.task_timeout):
                 status, reason = await self._play(agent, episode)
             return episode.end(status, reason)
+        except LateAnswer as late:
+            return episode.end("timeout", str(late))
         except TimeoutError:
             return episode.end("timeout", f"not done within {self.config.task_timeout:g} s")
         except Exception as error:
             return episode.end("error", f"{type(error).__name__}: {error}")
 
-    async def _play(self, agent: Agent, episode: Episode) -> tuple[str, str]:
+    async def _play(self, agent: Agent | Runner, episode: Episode) -> tuple[str, str]:
         """Status and reason of the end."""
-        for _ in range(self.config.max_steps):
-            try:
-                message = await self._reply(agent, episode)
-            except BadReply as bad:
-                return "bad_reply", f"{bad}: {bad.text!r:.200}" if bad.text else str(bad)
-            except TimeoutError:
-                return "timeout", f"no answer within {self.config.step_timeout:g} s"
-            if not episode.take(message):
+        try:
+            if isinstance(agent, Runner):
+                await asyncio.to_thread(agent.run_episode, episode)
                 return "finished", ""
+            for _ in range(self.config.max_steps):
+                if not episode.take(await self._reply(agent, episode)):
+                    return "finished", ""
+        except BadReply as bad:
+            return "bad_reply", f"{bad}: {bad.text!r:.200}" if bad.text else str(bad)
+        except OutOfSteps:
+            pass
         return "max_steps", f"not done in {self.config.max_steps} steps"
 
     async def _reply(self, agent: Agent, episode: Episode) -> Message:
@@ -222,7 +228,8 @@ class TrajectoryCollector:
             try:
                 said = await self._ask(agent, shown, episode.tools)
                 break
-            except BadReply:
+            except BadReply as bad:
+                episode.count(prompt_tokens=bad.prompt_tokens, completion_tokens=bad.completion_tokens)
                 if episode.figures["retries"] == self.config.bad_replies:
                     raise
                 episode.count(retries=1)
@@ -237,8 +244,10 @@ class TrajectoryCollector:
             answer: Awaitable[Any] = agent.act(messages, tools)
         else:
             answer = asyncio.to_thread(agent.act, messages, tools)
-        said = await asyncio.wait_for(answer, self.config.step_timeout)
-        return checked(said)
+        try:
+            return checked(await asyncio.wait_for(answer, self.config.step_timeout))
+        except TimeoutError as late:
+            raise LateAnswer(f"no answer within {self.config.step_timeout:g} s") from late
 
 
 def checked(said: Any) -> Message | Said:
@@ -268,20 +277,6 @@ def without_observations(trajectory: AgentTrajectory) -> AgentTrajectory:
         {**message, "content": ""} if message["role"] == "tool" else message for message in trajectory.messages
     ]
     return replace(trajectory, steps=steps, messages=messages)
-
-
-def _run_whole(runner: Runner, begin: Callable[[], Episode]) -> AgentTrajectory:
-    """An attempt of an agent with its own loop, from beginning to end in one thread."""
-    episode = begin()
-    try:
-        runner.run_episode(episode)
-        return episode.end("finished")
-    except OutOfSteps:
-        return episode.end("max_steps", f"not done in {episode.max_steps} steps")
-    except BadReply as bad:
-        return episode.end("bad_reply", str(bad))
-    except Exception as error:  # as in `_attempt`
-        return episode.end("error", f"{type(error).__name__}: {error}")
 
 
 def _in_loop(work: Any) -> Any:

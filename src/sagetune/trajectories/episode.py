@@ -19,18 +19,20 @@ class OutOfSteps(Exception):
 
 
 class BadReply(ValueError):
-    """The agent wrote something that cannot be run. text: what it wrote."""
+    """The agent wrote something that cannot be run. text: what it wrote; it cost tokens all the same."""
 
-    def __init__(self, reason: str, text: str = "") -> None:
+    def __init__(self, reason: str, text: str = "", *, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         super().__init__(reason)
         self.text = text
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = completion_tokens
 
 
 class Episode:
     """An attempt. `messages` is its conversation so far; the agent sees it behind the attempts that failed before.
 
-    max_steps: messages of the agent at most. limit: characters of an observation that are kept; the rest is replaced by
-    a mark. previous: the failed attempt that came before, for reflexion.
+    max_steps: messages of the agent at most, None = any number; `call` minds it. limit: characters of an observation
+    that are kept; the rest is replaced by a mark. previous: the failed attempt that came before, for reflexion.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class Episode:
         agent: str = "",
         seed: int = 0,
         attempt: int = 0,
-        max_steps: int = 10,
+        max_steps: int | None = None,
         limit: int = 4_000,
         previous: AgentTrajectory | None = None,
     ) -> None:
@@ -58,6 +60,7 @@ class Episode:
         self._limit = limit
         self._rewards: list[float] = []
         self._cut: dict[str, str] = {}
+        self._over = False
         self._started = time.perf_counter()
         self._environment = task.make()
         self.messages: list[Message] = list(self._environment.reset())
@@ -80,7 +83,7 @@ class Episode:
 
     def take(self, message: Message) -> bool:
         """Add the agent's message and what its calls, or else the user, answer; whether the episode goes on."""
-        self.num_turns += 1
+        self._count_turn()
         calls = message.get("tool_calls", [])
         numbered = [self._numbered(number, call["function"]) for number, call in enumerate(calls)]
         said: Message = {"role": "assistant", "content": message["content"]}
@@ -91,11 +94,11 @@ class Episode:
         return not any([self._run(call).done for call in numbered])  # all calls of a message run
 
     def call(self, name: str, arguments: dict[str, Any], thought: str = "") -> StepResult:
-        """`take` for an agent that runs its own loop: one call. Raises OutOfSteps if it may take no more."""
-        if self.num_turns == self.max_steps:
-            raise OutOfSteps
+        """`take` for an agent that runs its own loop: one call. Raises OutOfSteps where max_steps are used up."""
+        if self.max_steps is not None and self.num_turns >= self.max_steps:
+            raise OutOfSteps(f"the task is not over after {self.max_steps} steps")
         call = self._numbered(0, {"name": name, "arguments": arguments})
-        self.num_turns += 1
+        self._count_turn()
         self.messages.append({"role": "assistant", "content": thought, "tool_calls": [call]})
         return self._run(call)
 
@@ -106,6 +109,7 @@ class Episode:
 
     def end(self, status: str, error: str = "", *, success_at: float = 1.0) -> AgentTrajectory:
         """Close the environment; the record. Only an attempt that ended by itself is scored."""
+        self._over = True
         score = self._environment.score(self._whole()) if status == "finished" else 0.0
         self._environment.close()
         self.figures["seconds"] = round(time.perf_counter() - self._started, 4)
@@ -132,6 +136,11 @@ class Episode:
             tools=self.tools,
             figures=self.figures,
         )
+
+    def _count_turn(self) -> None:
+        if self._over:  # an agent with its own loop can outlive its time in its thread
+            raise RuntimeError(f"the attempt at {self.task.id} is over")
+        self.num_turns += 1
 
     def _whole(self) -> list[Message]:
         """The messages with their observations uncut: an environment may compare them with its own."""
