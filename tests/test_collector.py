@@ -354,3 +354,25 @@ def test_a_killed_collection_goes_on_and_makes_nothing_twice(tmp_path: Path) -> 
         return kept
 
     assert content(path) == content(whole)
+
+
+class Hanging:
+    """A framework with a loop of its own that does not come back in time."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+
+    def run_episode(self, episode: Any) -> None:
+        time.sleep(0.6)
+        try:
+            episode.call(episode.tools[0]["function"]["name"], {})
+        except RuntimeError as error:
+            self.refused.append(str(error))
+
+
+def test_a_framework_that_outlives_its_time_changes_nothing_any_more() -> None:
+    agent = Hanging()
+    found = collector(agent, task_timeout=0.2).attempts(TASKS[:1])
+    assert [trajectory.status for trajectory in found] == ["timeout"]
+    assert agent.refused == [f"the attempt at {TASKS[0]['id']} is over"]
+    assert found[0].steps == []

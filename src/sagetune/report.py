@@ -132,11 +132,15 @@ def before_after_table(result: dict[str, Any]) -> tuple[list[str], list[list[Any
 
 def print_before_after(console: Console, result: dict[str, Any]) -> None:
     """Print the table before -> after with its intervals, then chance level and trivial baseline where known."""
+    rows = before_after_rows(result)
+    if not rows:
+        console.print("nothing is held out, so nothing was measured: set sft.eval_data or evaluation.data")
+        return
     table = Table(title="held-out figures, 95 % intervals in brackets", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("figure", no_wrap=True)
     for name in ("before", "after", "change", "n"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in before_after_rows(result):
+    for row in rows:
         better = (row["delta"] > 0) == (row["better"] == "higher")
         color = "dim" if row["delta"] == 0 else "green" if better else "red"
         before = format_figure(row["before"], row["form"], row["before_interval"])
