@@ -22,7 +22,9 @@ SEEDS = (0, 1, 2)
 TOKENS = 24_000
 """Tokens of training in every run."""
 BATCH = 4
-TASKS, HELD_OUT = 240, 72
+TASKS = 240
+HELD_OUT = {"tool_selection": 24, "planning": 12, "timing": 12}
+"""Tasks of the split test that the trained models act on; where there is no tool there is nothing to act with."""
 ERROR_RATE = 0.15
 MIX = "[react,cot,reflexion]"
 VARIANTS: dict[str, list[str]] = {
@@ -110,6 +112,20 @@ def steps_for(samples: Path) -> tuple[int, int, float]:
     return round(TOKENS / (BATCH * mean)), len(encoded), mean
 
 
+def held_out_tasks(work: Path) -> Path:
+    """The held-out tasks as a file, made once."""
+    from sagetune import world
+    from sagetune.formats import to_openai
+
+    path = work / "held_out_tasks.jsonl"
+    if not path.is_file():
+        samples = [sample for family, num in HELD_OUT.items() for sample in world.generate(family, "test", num)]
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text("".join(json.dumps(to_openai(sample)) + "\n" for sample in samples))
+        draft.rename(path)
+    return path
+
+
 def run(work: Path, variant: str, seed: int) -> None:
     folder = folder_of(work, variant, seed)
     mark = work / "claims" / folder.name
@@ -142,7 +158,8 @@ def run(work: Path, variant: str, seed: int) -> None:
     elif not (folder / "run" / "report.html").is_file():
         sagetune(log, "train", f"resume={folder}/run")
     held_out = [
-        *("sft.train_data=agent_sft:test", f"budget.train_samples={HELD_OUT}", f"output={folder}/held_out.jsonl"),
+        *("data=file", f"sft.train_data={held_out_tasks(work)}", "budget.train_samples=null"),
+        f"output={folder}/held_out.jsonl",
         *(
             "trajectories.agent.temperature=0",
             "trajectories.collector.attempts=1",

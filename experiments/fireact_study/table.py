@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 HERE = Path(__file__).parent
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, 97.5 %, by number of pairs
 REFERENCE = "mix"
-FAMILIES = ("tool_selection", "planning", "timing", "general")
+FAMILIES = ("tool_selection", "planning", "timing")
 Row = dict[str, Any]
 
 
