@@ -110,8 +110,8 @@ def test_sharegpt_cannot_hold_a_call_after_an_assistant_message() -> None:
 def test_formats_are_told_apart_by_their_fields() -> None:
     assert detect({"messages": [ASK]}) == "openai"
     assert detect({"conversations": [{"from": "human", "value": "hi"}]}) == "sharegpt"
-    with pytest.raises(ValueError, match="needs one of messages, traj, conversations, has instruction, output"):
-        detect({"instruction": "", "output": ""})
+    with pytest.raises(ValueError, match="is in no known format, has instances, instruction; known are a list of turns under messages"):
+        detect({"instances": "", "instruction": ""})
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ ORDER = [
         "sample",
         "formats",
         "world",
+        "record_files",
+        "beside",
         "sources",
         "chat_template",
         "chat",
