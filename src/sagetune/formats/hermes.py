@@ -29,11 +29,9 @@ NAMES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 TOOLS = re.compile(r"<tools>\s*([\[{].*?)\s*</tools>", re.DOTALL)
 RESPONSE = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
-INSTRUCTIONS = re.compile(r"\s*# Tools\n\nYou may call|\s*You are a function calling AI model\.")
+INSTRUCTIONS = re.compile(r"\n{0,2}(# Tools\n\nYou may call|You are a function calling AI model\.)")
 """Where the words begin that tell a model how to call: they belong to the format, not to the conversation."""
-BEFORE = """
-
-# Tools
+BEFORE = """# Tools
 
 You may call one or more functions to assist with the user query.
 
@@ -83,7 +81,7 @@ def from_hermes(record: dict[str, Any]) -> Sample:
         if role == "system" and (match := TOOLS.search(text)):
             tools, before, after = _read_tools(field, match[1]), text[: match.start(1)], text[match.end(1) :]
             text = without_instructions(before, after, INSTRUCTIONS, CLOSE)
-            if (before, after) != (text + BEFORE, AFTER):
+            if (before, after) != (above(text) + BEFORE, AFTER):
                 meta["tool_prompt"] = [before, after]
             if not text:
                 continue
@@ -99,9 +97,9 @@ def to_hermes(sample: Sample) -> dict[str, Any]:
     turns: list[dict[str, Any]] = []
     if sample["tools"]:
         system = messages.pop(0)["content"] if messages[0]["role"] == "system" else ""
-        before, after = prompt or (system + BEFORE, AFTER)
+        before, after = prompt or (above(system) + BEFORE, AFTER)
         if without_instructions(before, after, INSTRUCTIONS, CLOSE) != system:
-            before, after = system + BEFORE, AFTER
+            before, after = above(system) + BEFORE, AFTER
         lines = "\n".join(to_json(tool) for tool in sample["tools"])
         turns.append({"from": "system", "value": f"{before}{lines}{after}"})
     previous = ""
@@ -113,6 +111,11 @@ def to_hermes(sample: Sample) -> dict[str, Any]:
             turns.append(turn)
         previous = message["role"]
     return {"id": sample["id"], "conversations": turns} | own_fields(sample, meta)
+
+
+def above(system: str) -> str:
+    """`system` as it stands above the instructions."""
+    return f"{system}\n\n" if system else ""
 
 
 def without_instructions(before: str, after: str, begin: re.Pattern[str], end: str) -> str:

@@ -17,6 +17,7 @@ JSON_TYPES: dict[str, str | None] = {
 }
 BFCL_TYPES = {"object": "dict", "number": "float"}
 PYTHON_TYPES = BFCL_TYPES | {"string": "str", "integer": "int", "boolean": "bool", "array": "list"}
+SCHEMAS = ("parameters", "response")  # BFCL's multi-turn functions say what they return
 INNER = ("items", "additionalProperties")
 
 
@@ -54,11 +55,9 @@ def own_functions(
 def _with_types(functions: list[dict[str, Any]], rename: Callable[[str, str | None], str | None]) -> list[Any]:
     renamed = []
     for index, function in enumerate(functions):
-        parameters = function.get("parameters") if isinstance(function, dict) else None
-        if isinstance(parameters, dict):
-            renamed.append({**function, "parameters": _schema(parameters, str(index), rename)})
-        else:
-            renamed.append(function)
+        schemas = {key: function[key] for key in SCHEMAS if isinstance(function.get(key), dict)}
+        read = {key: _schema(schema, f"{index}.{key}", rename) for key, schema in schemas.items()}
+        renamed.append({**function, **read})
     return renamed
 
 

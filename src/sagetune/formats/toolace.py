@@ -18,14 +18,14 @@ from sagetune.formats.decoding import (
     to_json,
     turns_of,
 )
-from sagetune.formats.hermes import without_instructions
+from sagetune.formats.hermes import above, without_instructions
 from sagetune.formats.schemas import BFCL_TYPES, json_functions, own_functions
 from sagetune.formats.sharegpt import SHAREGPT_ROLES
 from sagetune.sample import Message, Sample
 
 NAMES = {"system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-FUNCTIONS = re.compile(r'\[\s*\{\s*"name"\s*:')
-INSTRUCTIONS = re.compile(r"\s*You are an expert in composing functions\.")
+FUNCTIONS = re.compile(r'\[\s*\{\s*"')
+INSTRUCTIONS = re.compile(r"\n{0,2}You are an expert in composing functions\.")
 END = "NO other text MUST be included."
 BEFORE = """You are an expert in composing functions. You are given a question and a set of possible functions.
 Based on the question, you will need to make one or more function/tool calls to achieve the purpose.
@@ -60,7 +60,7 @@ def from_toolace(record: dict[str, Any]) -> Sample:
     tools = read_tools(read)
     system = without_instructions(before, after, INSTRUCTIONS, END)
     meta: dict[str, Any] = {"schema_types": types} if types else {}
-    if (before, after) != (system + BEFORE, AFTER):
+    if (before, after) != (above(system) + BEFORE, AFTER):
         meta["tool_prompt"] = [before, after]
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     for index, turn in enumerate(turns_of("conversations", record["conversations"])):
@@ -76,9 +76,9 @@ def to_toolace(sample: Sample) -> dict[str, Any]:
     system = messages.pop(0)["content"] if messages[0]["role"] == "system" else ""
     if not sample["tools"]:
         raise ValueError("tools: is empty, and ToolACE is known by the list of functions in its system text")
-    before, after = meta.pop("tool_prompt", None) or (system + BEFORE, AFTER)
+    before, after = meta.pop("tool_prompt", None) or (above(system) + BEFORE, AFTER)
     if without_instructions(before, after, INSTRUCTIONS, END) != system:
-        before, after = system + BEFORE, AFTER
+        before, after = above(system) + BEFORE, AFTER
     functions = own_functions(bare_tools(sample["tools"]), BFCL_TYPES, types)
     first = len(sample["messages"]) - len(messages)
     turns = [_write_turn(f"messages[{index}]", message) for index, message in enumerate(messages, start=first)]
@@ -93,7 +93,7 @@ def _split(system: str) -> tuple[str, list[dict[str, Any]], str] | None:
             functions, end = json.JSONDecoder().raw_decode(system, match.start())
         except (json.JSONDecodeError, RecursionError):
             continue
-        if all(isinstance(function, dict) for function in functions):
+        if all(isinstance(function, dict) and "name" in function for function in functions):
             return system[: match.start()], functions, system[end:]
     return None
 
