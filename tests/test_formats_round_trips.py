@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from format_samples import FITTING, samples
 from sagetune.beside import Beside
@@ -105,16 +106,20 @@ def test_a_real_file_is_read_whole_and_written_as_it_was(
         to_record(sample, "openai")
 
 
-@pytest.mark.parametrize("name", ["simple_python", "live_multiple", "multi_turn_base"])
-def test_bfcl_types_are_json_schema_and_the_gold_fits_it(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "num_wrong"), [("simple_python", 0), ("parallel", 0), ("live_multiple", 16), ("multi_turn_base", 1)]
+)
+def test_bfcl_gold_fits_the_json_schemas_but_for_its_known_faults(name: str, num_wrong: int) -> None:
     path = SHARED / f"bfcl_v4/BFCL_v4_{name}.json"
     if not path.is_file():
         pytest.skip(f"the shared data file {path.name} is not here")
     beside = Beside(path)
+    faults = 0
     for entry in read_entries(path):
         sample = from_record(beside.complete(decode(entry.record)))
-        text = json.dumps(sample["tools"])
-        assert not any(f'"type": "{kind}"' in text for kind in ("dict", "float", "tuple", "any"))
-        offered = {tool["function"]["name"] for tool in sample["tools"]}
-        made = {call["function"]["name"] for m in sample["messages"] for call in m.get("tool_calls", [])}
-        assert made <= offered
+        functions = {tool["function"]["name"]: tool["function"] for tool in sample["tools"]}
+        for call in (call["function"] for m in sample["messages"] for call in m.get("tool_calls", [])):
+            schema = functions[call["name"]]["parameters"]
+            Draft202012Validator.check_schema(schema)
+            faults += not Draft202012Validator(schema).is_valid(call["arguments"])
+    assert faults == num_wrong

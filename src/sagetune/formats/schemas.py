@@ -66,8 +66,9 @@ def _schema(schema: dict[str, Any], place: str, rename: Callable[[str, str | Non
     kind = schema.get("type")
     if kind is None or isinstance(kind, str):
         renamed = rename(place, kind)
-        written.pop("type", None)
-        if renamed is not None:
+        if renamed is None:
+            written.pop("type", None)
+        else:
             written["type"] = renamed
     properties = schema.get("properties")
     if isinstance(properties, dict):
