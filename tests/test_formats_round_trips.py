@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from format_samples import FITTING, samples
+from format_samples import FITTING, json_values, samples
 from sagetune.beside import Beside
 from sagetune.formats import FORMATS, detect, from_record, to_record
 from sagetune.record_files import decode, read_entries
@@ -123,3 +123,22 @@ def test_bfcl_gold_fits_the_json_schemas_but_for_its_known_faults(name: str, num
             Draft202012Validator.check_schema(schema)
             faults += not Draft202012Validator(schema).is_valid(call["arguments"])
     assert faults == num_wrong
+
+
+def nodes(value: Any) -> list[tuple[Any, Any]]:
+    """(container, key) of everything inside `value`."""
+    if not isinstance(value, dict | list):
+        return []
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    return [pair for key in keys for pair in ((value, key), *nodes(value[key]))]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
+@given(data=st.data())
+def test_a_damaged_record_is_refused_or_read_but_never_crashes(format: str, data: st.DataObject) -> None:
+    record = through_disk(to_record(data.draw(FITTING[format]), format))
+    container, key = data.draw(st.sampled_from(nodes(record)))
+    container[key] = data.draw(json_values | st.sampled_from(["[{}]", "[[1]]", "{}"]).map(json.loads))
+    with contextlib.suppress(ValueError):
+        from_record(record)

@@ -112,6 +112,13 @@ CORRUPTED = [
     ("bfcl_v4/BFCL_v4_simple_python.json", set_field("question", "hi"), r":3: question: expected a list of turns"),
     ("bfcl_v4/BFCL_v4_simple_python.json", set_field("function", {}), r":3: function: expected a list of objects"),
     ("bfcl_v4/BFCL_v4_multi_turn_base.json", set_field("involved_classes", ["X"]), r":3: involved_classes: must be of"),
+    ("bfcl_v4/BFCL_v4_multi_turn_base.json", set_field("involved_classes", [[]]), r":3: involved_classes: must be of"),
+    (
+        "bfcl_v4/BFCL_v4_multi_turn_base.json",
+        set_field("missed_function", [1]),
+        r":3: missed_function: expected an obj",
+    ),
+    ("bfcl_v4/BFCL_v4_multi_turn_base.json", set_field("excluded_function", 7), r":3: excluded_function: expected a l"),
     ("seal_tools/dev.jsonl", set_field("calling", [{"api": "f", "parameters": []}]), r":3: calling\[0\]\.parameters: "),
     ("seal_tools/dev.jsonl", set_field("query", None), r":3: query: expected a string, got None"),
     ("metatool/multi_tool_query_golden.json", set_field("tool", [1]), r": record 3: tool: expected names of tools"),

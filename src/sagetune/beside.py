@@ -83,7 +83,7 @@ class Beside:
             return {}
         functions = []
         for name in record["involved_classes"]:
-            if name not in FUNCTION_DOCS:
+            if not isinstance(name, str) or name not in FUNCTION_DOCS:
                 raise ValueError(f"involved_classes: must be of {', '.join(FUNCTION_DOCS)}, got {name!r:.80}")
             if name not in self._docs:
                 path = self.path.parent / "multi_turn_func_doc" / f"{FUNCTION_DOCS[name]}.json"
@@ -94,6 +94,8 @@ class Beside:
                 self._docs[name] = list(_by(path, "name", ()).values())
             functions += self._docs[name]
         excluded = record.get("excluded_function") or []
+        if not isinstance(excluded, list):
+            raise ValueError(f"excluded_function: expected a list of function names, got {excluded!r:.80}")
         return {"function": [function for function in functions if function["name"] not in excluded]}
 
     @cached_property
@@ -107,7 +109,7 @@ def candidates(question: str, names: list[Any], tools: dict[str, dict[str, Any]]
     The question alone decides which others and in which order, so that a record means the same wherever it stands.
     """
     draw = Random(question)
-    wanted = sorted({name for name in names if name in tools})
+    wanted = sorted({name for name in names if isinstance(name, str) and name in tools})
     drawn = draw.sample(list(tools), min(len(tools), NUM_CANDIDATES + len(wanted)))
     offered = [*wanted, *(name for name in drawn if name not in wanted)][: max(NUM_CANDIDATES, len(wanted))]
     draw.shuffle(offered)
@@ -133,5 +135,7 @@ def _by(path: Path, key: str, fields: tuple[str, ...]) -> dict[str, dict[str, An
         for field in (key, *fields):
             if not isinstance(record, dict) or field not in record:
                 raise ValueError(f"{entry.place}: {field}: is missing")
+        if not isinstance(record[key], str):
+            raise ValueError(f"{entry.place}: {key}: expected a string, got {record[key]!r:.80}")
         found[record[key]] = record
     return found

@@ -17,8 +17,9 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a record stands, the id it gets if it has none, and the record or, undecoded, its line."""
+    """A record, or its undecoded line: where it was read, its place there, and the id it gets if it has none."""
 
+    source: str
     place: str
     default_id: str
     record: Any
@@ -51,7 +52,7 @@ def _lines(path: Path, stem: str) -> Iterator[Entry]:
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield Entry(f"{path}:{number}", f"{stem}:{number}", line)
+                yield Entry(str(path), f"{path}:{number}", f"{stem}:{number}", line)
 
 
 def _json_entries(path: Path) -> Iterator[Entry]:
@@ -67,12 +68,12 @@ def _json_entries(path: Path) -> Iterator[Entry]:
         raise ValueError(f"{path}:{line}: is not valid JSON ({error})") from error
     if isinstance(content, dict) and content and all(isinstance(record, dict) for record in content.values()):
         for key, record in content.items():
-            yield Entry(f"{path}: record {key!r}", f"{path.stem}:{key}", record)
+            yield Entry(str(path), f"{path}: record {key!r}", f"{path.stem}:{key}", record)
     elif isinstance(content, dict) and _starts_with_a_record(path):
         yield from _lines(path, path.stem)
     elif isinstance(content, list):
         for number, record in enumerate(content, start=1):
-            yield Entry(f"{path}: record {number}", f"{path.stem}:{number}", record)
+            yield Entry(str(path), f"{path}: record {number}", f"{path.stem}:{number}", record)
     else:
         raise ValueError(f"{path}: expected an array of records, an object of id -> record, or one record a line")
 
@@ -102,4 +103,4 @@ def _rows(path: Path) -> Iterator[Entry]:
 def _row(path: Path, line: int, names: list[str], row: list[str]) -> Entry:
     if len(row) != len(names):
         raise ValueError(f"{path}:{line}: expected the {len(names)} fields {', '.join(names)}, got {len(row)}")
-    return Entry(f"{path}:{line}", f"{path.stem}:{line}", dict(zip(names, row, strict=True)))
+    return Entry(str(path), f"{path}:{line}", f"{path.stem}:{line}", dict(zip(names, row, strict=True)))

@@ -199,7 +199,7 @@ def _hub_entries(rest: str) -> Iterator[Entry]:
 
     name, _, split = rest.rpartition(":")
     for number, record in enumerate(load_dataset(name, split=split), start=1):
-        yield Entry(f"{name}:{split}: record {number}", f"{Path(name).name}:{number}", record)
+        yield Entry(f"{name}:{split}", f"{name}:{split}: record {number}", f"{Path(name).name}:{number}", record)
 
 
 def _read(entries: Iterator[Entry], complete: Callable[[Any], Any] | None, on_error: str) -> Loaded:
@@ -226,8 +226,7 @@ def _read(entries: Iterator[Entry], complete: Callable[[Any], Any] | None, on_er
 def _sample(record: Any, entry: Entry) -> Sample:
     _check_encodable(record)
     sample = from_record(record)
-    source = sample["source"] or entry.place.rpartition(":")[0]
-    return {**sample, "id": sample["id"] or entry.default_id, "source": source}
+    return {**sample, "id": sample["id"] or entry.default_id, "source": sample["source"] or entry.source}
 
 
 def _check_encodable(record: Any) -> None:

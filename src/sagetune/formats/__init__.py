@@ -110,7 +110,7 @@ def _conversation(record: dict[str, Any], name: str) -> str:
     if name == "traj":
         return "tau_bench"
     if not turns or "from" not in turns[0]:
-        return "hermes" if "tools" not in record and is_hermes(turns) else "openai"
+        return "hermes" if record.get("tools") in (None, "") and is_hermes(turns) else "openai"
     if is_toolace(record):
         return "toolace"
     system = [{"from": "system", "value": record["system"]}] if record.get("system") else []

@@ -42,7 +42,9 @@ def from_bfcl(record: dict[str, Any]) -> Sample:
     """
     functions = turns_of("function", record.get("function"))
     missing = record.get("missed_function") or {}
-    late = {name for names in missing.values() for name in names}
+    if not isinstance(missing, dict) or not all(isinstance(names, list) for names in missing.values()):
+        raise ValueError(f"missed_function: expected an object of turn -> function names, got {missing!r:.80}")
+    late = [name for names in missing.values() for name in names]
     hidden = {str(place): function for place, function in enumerate(functions) if function.get("name") in late}
     read, types = json_functions([function for function in functions if function.get("name") not in late], BFCL_TYPES)
     every = read_tools(json_functions(functions, {})[0])

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, cast
 
-from sagetune.sample import Message, Sample, ToolCall, check_sample
+from sagetune.sample import Message, Sample, ToolCall, check_sample, check_tool
 
 LOSS_KEYS = ("loss", "weight", "loss_weight")  # ours and AgentInstruct's, OpenAI's fine-tuning files, LLaMA-Factory's
 OWN_FIELDS = ("id", "task", "source", "meta")
@@ -92,8 +92,10 @@ def read_call(field: str, call: Any) -> dict[str, Any]:
     if not isinstance(function, dict):
         raise ValueError(f"{field}: expected an object with name and arguments, got {call!r:.80}")
     arguments = decoded(f"{field}.function.arguments", function.get("arguments") or {})
+    if not isinstance(call.get("id") or "", str):
+        raise ValueError(f"{field}.id: expected a string, got {call['id']!r:.80}")
     known = {"type": "function", "function": {"name": function.get("name"), "arguments": arguments}}
-    return {"id": call["id"] if call.get("id") else "", **known}
+    return {"id": call.get("id") or "", **known}
 
 
 def read_tools(tools: Any) -> list[dict[str, Any]]:
@@ -101,7 +103,10 @@ def read_tools(tools: Any) -> list[dict[str, Any]]:
     tools = decoded("tools", tools) if tools else []
     if not isinstance(tools, list):
         raise ValueError(f"tools: expected a list, got {tools!r:.80}")
-    return [_wrapped(f"tools[{index}]", tool) for index, tool in enumerate(tools)]
+    wrapped = [_wrapped(f"tools[{index}]", tool) for index, tool in enumerate(tools)]
+    for index, tool in enumerate(wrapped):
+        check_tool(f"tools[{index}]", tool)
+    return wrapped
 
 
 def bare_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -49,9 +49,11 @@ For each function call, return a json object with function name and arguments wi
 
 def is_hermes(turns: list[dict[str, Any]]) -> bool:
     """Whether tools, calls or results stand in the text of `turns`."""
+    if any(turn.get("from") == "function_call" or turn.get("tool_calls") for turn in turns):
+        return False
     for turn in turns:
         role, text = SHAREGPT_ROLES.get(str(turn.get("from", turn.get("role")))), turn.get("value", turn.get("content"))
-        if not isinstance(text, str) or turn.get("from") == "function_call" or turn.get("tool_calls"):
+        if not isinstance(text, str):
             continue
         if (role == "system" and TOOLS.search(text)) or (role == "assistant" and OPEN in text):
             return True

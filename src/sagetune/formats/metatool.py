@@ -22,7 +22,7 @@ def from_metatool(record: dict[str, Any]) -> Sample:
         return _from_prompt(record, "action_prompt", NO_TOOL)
     if "thought_prompt" in record:
         label = record.get("label")
-        if label not in LABELS:
+        if not isinstance(label, str) or label not in LABELS:
             raise ValueError(f"label: must be one of {', '.join(LABELS)}, got {label!r:.80}")
         return _from_prompt(record, "thought_prompt", LABELS[label])
     query = "Query" if "Query" in record else "query"

@@ -108,7 +108,7 @@ def to_agent_instruct(sample: Sample) -> dict[str, Any]:
 
 def _read_turn(field: str, turn: dict[str, Any]) -> dict[str, Any]:
     name = turn.get("from")
-    if name not in SHAREGPT_ROLES:
+    if not isinstance(name, str) or name not in SHAREGPT_ROLES:
         raise ValueError(f"{field}.from: must be one of {', '.join(SHAREGPT_ROLES)}, got {name!r:.80}")
     if name != "function_call":
         content = read_text(f"{field}.value", turn.get("value"))

@@ -43,7 +43,7 @@ Put it in the format of [func1(params_name=params_value, params_name2=params_val
 def is_toolace(record: dict[str, Any]) -> bool:
     """Whether the system text holds a list of functions and no field does."""
     system = record.get("system")
-    return "tools" not in record and isinstance(system, str) and _split(system) is not None
+    return record.get("tools") in (None, "") and isinstance(system, str) and _split(system) is not None
 
 
 def from_toolace(record: dict[str, Any]) -> Sample:
