@@ -216,6 +216,11 @@ def test_bfcl_takes_the_first_allowed_values_and_leaves_out_what_may_be() -> Non
         {},
     )
     assert to_record(sample, "bfcl") == record
+    sample["messages"][1]["tool_calls"][0]["function"]["arguments"] = {"place": {"city": "Rome"}}
+    with pytest.raises(ValueError, match=r"meta\.ground_truth: bfcl cannot hold it"):
+        to_record(sample, "bfcl")  # answers to other calls than the sample's
+    del sample["meta"]["ground_truth"]
+    assert to_record(sample, "bfcl")["ground_truth"] == [{"w.get": {"place": [{"city": ["Rome"]}]}}]
 
 
 def test_bfcl_questions_without_an_answer_say_so_by_their_id() -> None:

@@ -57,14 +57,16 @@ def from_bfcl(record: dict[str, Any]) -> Sample:
         messages.append(_reply(f"ground_truth[{index}]" if is_multi_turn else "ground_truth", gold, every))
     meta: dict[str, Any] = {"schema_types": types} if types else {}
     meta |= {"missed_docs": hidden} if hidden else {}
-    calls = [functions_of(message.get("tool_calls", [])) for message in messages if not _is_asked(message)]
-    if "ground_truth" in record and record["ground_truth"] != _write_golds(calls, is_multi_turn):
+    if "ground_truth" in record and record["ground_truth"] != _write_golds(_calls(messages), is_multi_turn):
         meta["ground_truth"] = record["ground_truth"]
     return new_sample(record, messages, used=USED, tools=read, meta=meta)
 
 
 def to_bfcl(sample: Sample) -> dict[str, Any]:
-    """One record with `ground_truth` in it. Raises ValueError for results of tools and for text beside calls."""
+    """One record with `ground_truth` in it: the kept answers as long as the sample's calls are their gold.
+
+    Raises ValueError for results of tools and for text beside calls.
+    """
     meta = dict(sample["meta"])
     functions = own_functions(bare_tools(sample["tools"]), BFCL_TYPES, meta.pop("schema_types", {}))
     for place, function in sorted(meta.pop("missed_docs", {}).items(), key=lambda item: int(item[0])):
@@ -75,7 +77,9 @@ def to_bfcl(sample: Sample) -> dict[str, Any]:
     record |= {key: meta.pop(key) for key in KEPT if key in meta}
     is_multi_turn = len(turns) > 1 or "involved_classes" in record
     if is_multi_turn or golds[0] or not _category(sample["id"]):
-        record["ground_truth"] = _write_golds(golds, is_multi_turn) if truth is None else truth
+        record["ground_truth"] = _write_golds(golds, is_multi_turn)
+    if truth is not None and _calls(from_bfcl(record | {"ground_truth": truth})["messages"]) == golds:
+        record["ground_truth"] = truth
     return record | own_fields(sample, meta)
 
 
@@ -187,6 +191,11 @@ def _split(sample: Sample) -> tuple[list[list[dict[str, Any]]], list[list[dict[s
     if len(golds) != len(turns):
         raise ValueError("messages: BFCL holds turns that end in a reply with a loss")
     return turns, golds
+
+
+def _calls(messages: Any) -> list[list[dict[str, Any]]]:
+    """The calls of each reply."""
+    return [functions_of(message.get("tool_calls", [])) for message in messages if not _is_asked(message)]
 
 
 def _asked(message: Message) -> list[dict[str, Any]]:
