@@ -325,3 +325,38 @@ def test_a_reply_that_the_tokenizer_cannot_write_is_dropped(content: str) -> Non
     )
     assert isinstance(unfit, Unfit)
     assert unfit.reason == "unwritable"
+
+
+@both_tokenizers
+@pytest.mark.parametrize("seen", ["tool", "im_end", '[{"id":1}]', "Grüße\n\nand more ", "<tool_call>"])
+def test_an_observation_is_trained_on_only_where_it_asks_for_it(tokenizer: PreTrainedTokenizerBase, seen: str) -> None:
+    """Its content and its end of turn are, not its header, and the assistant's tokens stay as they were."""
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Bonn"}}}
+    messages: Any = [
+        {"role": "user", "content": "tool"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": seen, "tool_call_id": "1"},
+        {"role": "assistant", "content": "done"},
+    ]
+    plain = labels_text(
+        {"id": "s", "messages": messages, "tools": [WEATHER], "task": "", "source": "", "meta": {}}, tokenizer
+    )
+    messages[2]["loss"] = True
+    told = labels_text(
+        {"id": "s", "messages": messages, "tools": [WEATHER], "task": "", "source": "", "meta": {}}, tokenizer
+    )
+    first, second = plain
+    assert told == [first, seen + "<|im_end|>", second]
+
+
+def labels_text(sample: Any, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The text of each run of supervised tokens."""
+    encoded = encode(sample, tokenizer, LONG)
+    assert isinstance(encoded, Encoded)
+    runs: list[list[int]] = [[]]
+    for label in encoded.labels:
+        if label != IGNORE_INDEX:
+            runs[-1].append(label)
+        elif runs[-1]:
+            runs.append([])
+    return [tokenizer.decode(run) for run in runs if run]

@@ -159,7 +159,7 @@ def test_every_option_changes_the_training(option: dict[str, Any], stream_run: C
 def test_the_weight_of_replayed_tokens_is_what_it_says(stream_run: Callable[..., RunConfig]) -> None:
     run = stream_run(use_online_continual=True, continual_replay_ratio=1.0, continual={"weight": 0.25})
     trainer = AgentSFTTrainer(run)
-    samples = trainer.pool().encoded
+    samples = trainer.data.pool().encoded
     replayer = Replayer(run, [0] * len(samples), int(trainer.tokenizer.pad_token_id))
     first, second = (collate(samples, rows, 0) for rows in ([0, 1], [2, 3]))
     mixed = replayer.mix(trainer.model, first, [])
@@ -175,7 +175,7 @@ def test_the_weight_of_replayed_tokens_is_what_it_says(stream_run: Callable[...,
 def test_strategy_loss_weighs_a_sample_by_its_loss_in_training(stream_run: Callable[..., RunConfig]) -> None:
     run = stream_run(use_online_continual=True, continual_buffer_size=8, continual={"strategy": "loss"})
     trainer = AgentSFTTrainer(run)
-    samples = trainer.pool().encoded
+    samples = trainer.data.pool().encoded
     replayer = Replayer(run, [0] * len(samples), int(trainer.tokenizer.pad_token_id))
     batch = collate(samples, [3, 9, 17, 20], 0)
     found = supervised_logits(trainer.model, replayer.mix(trainer.model, batch, []))
@@ -189,7 +189,7 @@ def test_strategy_loss_weighs_a_sample_by_its_loss_in_training(stream_run: Calla
 
 def test_the_loss_of_the_current_rows_is_not_changed_by_mixing(stream_run: Callable[..., RunConfig]) -> None:
     trainer = AgentSFTTrainer(stream_run())
-    samples = trainer.pool().encoded
+    samples = trainer.data.pool().encoded
     learner = OnlineContinualLearner(8, 1.0)
     batch, longer = collate(samples, [16, 17], 0), collate(samples, [0, 1], 0)
     alone = row_means(token_losses(trainer.model, batch), 2)
@@ -205,7 +205,7 @@ def test_the_loss_of_the_current_rows_is_not_changed_by_mixing(stream_run: Calla
 def test_interference_is_measured_and_leaves_no_trace(make_run: Callable[..., RunConfig]) -> None:
     """Against a copy of the model that really takes the step."""
     trainer = AgentSFTTrainer(make_run(budget=BudgetConfig(train_samples=6)))
-    samples, model = trainer.pool().encoded, trainer._trainable_model()
+    samples, model = trainer.data.pool().encoded, trainer._trainable_model()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
@@ -329,8 +329,8 @@ def test_a_task_that_loses_all_its_samples_is_named(stream_run: Callable[..., Ru
 def test_what_is_selected_for_is_not_what_is_measured_on(stream_run: Callable[..., RunConfig]) -> None:
     given = {"use_coreset_selection": True, "coreset_strategy": "rds", "eval_data": "agent_sft:test"}
     trainer = AgentSFTTrainer(stream_run(**given))
-    assert {sample.sample_id.split("/")[2] for sample in trainer._load_dev()} == {"dev"}
-    assert {sample.sample_id.split("/")[2] for sample in trainer.held_out()} == {"test"}
+    assert {sample.sample_id.split("/")[2] for sample in trainer.data.dev()} == {"dev"}
+    assert {sample.sample_id.split("/")[2] for sample in trainer.data.held_out()} == {"test"}
 
 
 def test_own_answers_need_a_checker(stream_run: Callable[..., RunConfig], tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def train_rank(rank: int, run: RunConfig, out: str, port: int) -> None:
     )
     torch.set_num_threads(1)
     trainer = AgentSFTTrainer(run)
-    samples = trainer.load(run.sft.train_data, None, use="train")
+    samples = trainer.data.load(run.sft.train_data, None, use="train")
     loader = BatchLoader(
         samples,
         batch_size=run.sft.batch_size,

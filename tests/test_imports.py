@@ -16,6 +16,8 @@ ORDER = [
         "config",
         "sample",
         "formats",
+        "react_text",
+        "fireact_data",
         "world",
         "record_files",
         "beside",
@@ -23,6 +25,7 @@ ORDER = [
         "chat_template",
         "chat",
         "inspection",
+        "fireact_doctor",
         "batching",
     ),
     *(
@@ -42,11 +45,13 @@ ORDER = [
         "interrupts",
         "modules",
         "progress",
+        "trajectories",
         "runfolder",
         "plots",
         "report",
         "tracking",
         "training_set",
+        "run_data",
         "between_tasks",
         "measuring",
         "trainer",
@@ -55,7 +60,12 @@ ORDER = [
         "__main__",
     ),
 ]
-LIGHT = ("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.sources", "sagetune.world")
+LIGHT = (
+    *("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.react_text", "sagetune.fireact_data"),
+    *("sagetune.sources", "sagetune.world", "sagetune.evaluation.answers", "sagetune.trajectories.search"),
+    *("sagetune.trajectories.bfcl", "sagetune.trajectories.collector", "sagetune.trajectories.convert"),
+    *("sagetune.trajectories.agents", "sagetune.trajectories.endpoint"),
+)
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -84,6 +94,7 @@ def test_a_file_imports_only_what_stands_above_it(path: Path) -> None:
 
 @pytest.mark.parametrize("module", [*LIGHT, "sagetune.commands", "sage.libs.finetune.agent"])
 def test_light_modules_do_not_load_torch(module: str) -> None:
-    code = f"import sys, {module}; print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules])"
+    heavy = ("torch", "lightning", "transformers", "openai", "smolagents", "langchain_core")
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -12,38 +12,40 @@ from pathlib import Path
 import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-COMMANDS = [
-    line.split("  #")[0].strip().removeprefix(".venv/bin/")
+BLOCKS = [
+    [line.split("  #")[0].strip().removeprefix(".venv/bin/") for line in block.splitlines() if line.strip()]
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.strip()
 ]
-MAKE = ("make demo", "make test")  # CI itself runs these two
+MAKE = ["make demo", "make test"]  # CI itself runs these two
 
 
 def test_the_readme_starts_with_the_two_commands() -> None:
-    assert tuple(COMMANDS[:2]) == MAKE
+    assert BLOCKS[0] == MAKE
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in MAKE])
-def test_a_command_of_the_readme_works(command: str, tmp_path: Path) -> None:
-    program, *arguments = shlex.split(command)
-    assert program == "sagetune"
-    run = [sys.executable, "-m", "sagetune", *arguments]
-    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, check=False, env=os.environ)
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.parametrize("block", BLOCKS[1:], ids=lambda block: block[0].removeprefix("sagetune "))
+def test_the_commands_of_the_readme_work(block: list[str], tmp_path: Path) -> None:
+    """Those of one block run one after another in one folder: a later one may read what an earlier one wrote."""
+    for command in block:
+        program, *arguments = shlex.split(command)
+        assert program == "sagetune"
+        run = [sys.executable, "-m", "sagetune", *arguments]
+        done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, check=False, env=os.environ)
+        assert done.returncode == 0, command + done.stdout + done.stderr
 
 
-def test_the_python_of_the_readme_works(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        environment = os.environ | {"WANDB_MODE": "offline"}
-        run = [sys.executable, "-c", block]
-        done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, check=False, env=environment)
-        assert done.returncode == 0, done.stderr
-        assert "Final loss" in done.stdout
-    assert (tmp_path / "outputs/my_agent_model/adapter_model.safetensors").is_file()
+@pytest.mark.parametrize(
+    ("block", "printed"),
+    zip(re.findall(r"```python\n(.*?)```", README, re.DOTALL), ("attempts are worth", "Final loss"), strict=True),
+    ids=["collect_and_convert", "AgentSFTTrainer"],
+)
+def test_the_python_of_the_readme_works(block: str, printed: str, tmp_path: Path) -> None:
+    run, environment = [sys.executable, "-c", block], os.environ | {"WANDB_MODE": "offline"}
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert printed in done.stdout
+    if "save_model" in block:
+        assert (tmp_path / "outputs/my_agent_model/adapter_model.safetensors").is_file()
 
 
 def test_the_readme_lists_every_file_of_the_package() -> None:

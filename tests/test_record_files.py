@@ -28,7 +28,7 @@ def write(path: Path, content: Any) -> str:
     ("name", "content", "ids"),
     [
         ("a.json", [RECORD, RECORD], ["a:1", "a:2"]),
-        ("a.json", {"x": RECORD, "7": RECORD}, ["a:x", "a:7"]),
+        ("a.json", {"x": RECORD, "7": RECORD}, ["x", "7"]),
         ("a.json", f"{json.dumps(RECORD)}\n\n{json.dumps(RECORD)}\n", ["a:1", "a:3"]),
         ("a.json", json.dumps(RECORD) + "\n", ["a:1"]),
         ("a.jsonl", json.dumps(RECORD) + "\n", ["a:1"]),

@@ -80,7 +80,7 @@ def test_the_three_methods_train_on_different_samples(make_run: MakeRun, monkeyp
 def test_loss_topk_trains_on_the_highest_losses(make_run: MakeRun) -> None:
     run = selecting(make_run, "loss_topk", coreset_target_size=8)
     trainer = AgentSFTTrainer(run)
-    pool = trainer.pool()
+    pool = trainer.data.pool()
     losses = {sample["id"]: trainer.evaluate([sample]).loss for sample in pool.samples}
     _, _, (entry,) = trained(run)
     assert set(entry["ids"]) == set(sorted(losses, key=losses.__getitem__, reverse=True)[:8])
@@ -157,12 +157,12 @@ def test_inside_the_step_the_hardest_candidates_are_trained_on(
     _, result, (entry,) = trained(run)
     assert result.steps == 2, "32 candidates make 8 trained rows"
     trainer = AgentSFTTrainer(run)
-    losses = torch.tensor([trainer.evaluate([sample]).loss for sample in trainer.pool().samples])
+    losses = torch.tensor([trainer.evaluate([sample]).loss for sample in trainer.data.pool().samples])
     for candidates, chosen in steps:
         assert len(candidates) == 16
         assert set(chosen.tolist()) == set(candidates[losses[candidates].topk(4).indices].tolist())
     assert entry["num_selected"] == 8
-    assert entry["forward_tokens"] == sum(len(sample.input_ids) for sample in trainer.pool().encoded)
+    assert entry["forward_tokens"] == sum(len(sample.input_ids) for sample in trainer.data.pool().encoded)
     assert result.tokens < entry["forward_tokens"]
     assert result.selection["forward_tokens"] == entry["forward_tokens"]
 

@@ -125,8 +125,8 @@ def select(work: Path, strategy: str, seed: int) -> list[dict[str, Any]]:
     write_lines(file, [to_openai(sample) for sample in pool])
     trainer = AgentSFTTrainer(run_config(work, seed, file), console=Console(stderr=True))
     options = options_of(strategy)
-    encoded = trainer.pool().encoded
-    dev = trainer.load("agent_benchmark:tool_selection:dev", HELD_OUT + DEVELOPMENT, use="dev")[HELD_OUT:]
+    encoded = trainer.data.pool().encoded
+    dev = trainer.data.load("agent_benchmark:tool_selection:dev", HELD_OUT + DEVELOPMENT, use="dev")[HELD_OUT:]
     model = trainer.model if needs_model(strategy, options, None) else None
     material = Material(items=pool, encoded=encoded, model=model, dev=dev)
     started = time.perf_counter()

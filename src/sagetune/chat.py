@@ -1,7 +1,8 @@
 """Sample -> (input_ids, labels): the one place of chat templates, loss masks and truncation.
 
 The loss covers exactly what the model itself has to write: the content and the tool calls of an assistant message and
-the token that ends its turn. Role headers, the newline after a turn, system, user and tool messages carry none.
+the token that ends its turn. Role headers, the newline after a turn, system and user messages carry none; a tool
+message carries one only where it asks for it, to reproduce work that trained on observations.
 A conversation is rendered and tokenised once, as a whole; the spans are found in that one tokenisation.
 """
 
@@ -25,6 +26,8 @@ from sagetune.chat_template import (
     PROBE_TOOLS,
     Template,
     inspect,
+    is_turn,
+    loss_weight,
     plain,
     render,
     tokenize,
@@ -172,7 +175,7 @@ def _encode(sample: Sample, template: Template, max_length: int) -> Encoded | Un
     if len(input_ids) > max_length:
         detail = f"{len(input_ids)} tokens even without older exchanges, the limit is {max_length}"
         return Unfit(sample["id"], "too_long", detail)
-    replies = [message for message in kept if message["role"] == "assistant"]
+    replies = [message for message in kept if is_turn(message)]
     for text in _unwritten(replies, input_ids, turns, template):
         if _letters(text) not in _letters(template.render(kept, tools)):
             raise template.refuse(f"leaves out {text!r:.80} of sample {sample['id']}")
@@ -182,18 +185,14 @@ def _encode(sample: Sample, template: Template, max_length: int) -> Encoded | Un
 
 
 def _until_last_supervised(messages: Sequence[Message]) -> list[Message]:
-    supervised = [index for index, message in enumerate(messages) if _loss_weight(message) > 0]
+    supervised = [index for index, message in enumerate(messages) if loss_weight(message) > 0]
     return list(messages[: supervised[-1] + 1]) if supervised else []
-
-
-def _loss_weight(message: Message) -> float:
-    return float(message.get("loss", True)) if message["role"] == "assistant" else 0.0
 
 
 def _fit(
     messages: list[Message], tools: list[dict[str, Any]], template: Template, max_length: int
 ) -> tuple[list[Message], list[int], list[range]]:
-    """The messages that stay, their tokens and the token range of each assistant turn; too long if none can go."""
+    """The messages that stay, their tokens and the token range of each turn; too long if none can go."""
     input_ids, turns = tokenize(messages, tools, template)
     if len(input_ids) <= max_length:
         return messages, input_ids, turns
@@ -228,7 +227,7 @@ def _label(replies: list[Message], input_ids: list[int], turns: list[range]) -> 
     labels = [IGNORE_INDEX] * len(input_ids)
     weights = [0.0] * len(input_ids)
     for reply, turn in zip(replies, turns, strict=True):
-        weight = _loss_weight(reply)
+        weight = loss_weight(reply)
         for index in turn if weight > 0 else ():
             labels[index], weights[index] = input_ids[index], weight
     return labels, None if set(weights) <= {0.0, 1.0} else weights

@@ -97,9 +97,24 @@ def inspect(tokenizer: PreTrainedTokenizerBase) -> Template:
     return Template(tokenizer, marked, header, turn_end.group(), turn_end_id, control)
 
 
+def loss_weight(message: Message) -> float:
+    """Weight of a message's tokens in the loss: of an assistant's 1 unless it says otherwise, of an observation 0."""
+    if message["role"] == "assistant":
+        return float(message.get("loss", True))
+    return float(message.get("loss", False)) if message["role"] == "tool" and message["content"] else 0.0
+
+
+def is_turn(message: Message) -> bool:
+    """Whether `tokenize` gives the message a range: an assistant message, or an observation that is trained on."""
+    return message["role"] == "assistant" or loss_weight(message) > 0
+
+
 def tokenize(messages: list[Message], tools: list[dict[str, Any]], template: Template) -> tuple[list[int], list[range]]:
-    """The tokens of the conversation, and the range of them that each assistant message has to write, in order."""
-    if template.marked:
+    """The tokens of the conversation, and the range of them of each turn that `is_turn`, in order.
+
+    The range of an assistant message is what it has to write, that of an observation its content and its end of turn.
+    """
+    if template.marked and all(message["role"] == "assistant" for message in messages if is_turn(message)):
         input_ids, turns = _tokenize_marked(messages, tools, template)
         # Transformers stops marking at a turn whose first character the tokenizer drops.
         if len(turns) == sum(message["role"] == "assistant" for message in messages):
@@ -130,17 +145,19 @@ def _tokenize_marked(
 def _spans_by_prefix(
     messages: list[Message], tools: list[dict[str, Any]], template: Template, text: str
 ) -> list[tuple[int, int]]:
-    """Character spans of the assistant turns in `text`: each from its generation prompt to its end of turn.
+    """Character spans of the turns in `text`: an assistant's from its generation prompt to its end of turn.
 
     The turn is rendered as the last one too: a template that writes it differently there would train on text which the
     model is never asked to write.
     """
     spans = []
     for index, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if not is_turn(message):
             continue
         as_last = template.render(messages[: index + 1], tools)
-        if index:
+        if message["role"] == "tool":
+            prompt = _until_observation(messages[: index + 1], tools, template, as_last)
+        elif index:
             prompt = template.render(messages[:index], tools, generation_prompt=True)
         else:  # there is no conversation yet that a prompt could be rendered of
             prompt = as_last[: as_last.find(template.header) + len(template.header)]
@@ -149,6 +166,16 @@ def _spans_by_prefix(
             raise template.refuse("writes a turn differently once others follow")
         spans.append((len(prompt), end))
     return spans
+
+
+def _until_observation(messages: list[Message], tools: list[dict[str, Any]], template: Template, text: str) -> str:
+    """The part of `text` before the content of its last message, an observation."""
+    probe = "probe observation"  # where this stands, the content does: that may be a word of the header, too
+    before = len(template.render(messages[:-1], tools))
+    start = template.render([*messages[:-1], {**messages[-1], "content": probe}], tools).find(probe, before)
+    if start < 0 or not text.startswith(messages[-1]["content"], start):
+        raise template.refuse("does not write an observation as it is")
+    return text[:start]
 
 
 def plain(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Prompts -> the tokens that a model adds to each, greedily, in padded batches of similar length."""
+"""Prompts -> the tokens that a model adds to each, greedy or drawn, in padded batches of similar length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from contextlib import contextmanager
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from sagetune.attention import padded_attention
 from sagetune.chat import stop_token_ids
@@ -21,14 +27,19 @@ def generate(
     *,
     max_new_tokens: int,
     batch_size: int,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """The new tokens of each prompt, in the prompts' order, without the stop token and what follows it.
 
-    Greedy, with a KV cache; in float32 the same tokens as one prompt at a time. model: a causal language model or a
-    PeftModel around one; its training mode and attention are put back. on_progress receives the number of prompts that
-    a finished batch held. Raises ValueError for an empty prompt.
+    With a KV cache; in float32 the same tokens as one prompt at a time. temperature: 0 = greedy; above, tokens are
+    drawn, those of a prompt from its own seed in `seeds`, wherever it stands in a batch. model: a causal language model
+    or a PeftModel around one; its training mode and attention are put back. on_progress receives the number of prompts
+    that a finished batch held. Raises ValueError for an empty prompt, and for a temperature without a seed a prompt.
     """
+    if temperature > 0 and (seeds is None or len(seeds) != len(prompts)):
+        raise ValueError(f"generate: temperature {temperature} needs one seed a prompt")
     if any(not prompt for prompt in prompts):
         raise ValueError("generate: a prompt has no token, so there is nothing to go on from")
     stops = stop_token_ids(tokenizer)
@@ -47,16 +58,35 @@ def generate(
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             input_ids, attention_mask = pad_left([prompts[row] for row in rows], stops[0])
+            draws = [Draws(temperature, [seeds[row] for row in rows])] if seeds and temperature > 0 else []
             output = model.generate(
                 input_ids=input_ids.to(device),
                 attention_mask=attention_mask.to(device),
                 generation_config=config,
+                logits_processor=LogitsProcessorList(draws),
             )
             for row, tokens in zip(rows, output[:, input_ids.shape[1] :].tolist(), strict=True):
                 generated[row] = until_stop(tokens, stops)
             if on_progress is not None:
                 on_progress(len(rows))
     return generated
+
+
+class Draws(LogitsProcessor):
+    """Adds noise to the logits so that the largest of them is a draw at `temperature`, each row from its own seed.
+
+    The largest of logits / temperature + Gumbel noise is distributed as their softmax. So greedy decoding draws, and
+    unlike torch.multinomial over a batch no row uses up the random numbers of another.
+    """
+
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
+        self._temperature = temperature
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # the CPU's, on every device
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """scores: logits (B, V) in float32."""
+        rows = [torch.empty(scores.shape[1]).exponential_(generator=one) for one in self._generators]
+        return scores / self._temperature - torch.stack(rows).log().to(scores.device)  # -log(exponential) is Gumbel
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:

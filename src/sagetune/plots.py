@@ -67,6 +67,21 @@ def draw_selection(entry: dict[str, Any]) -> list[str]:
     return plots
 
 
+def draw_attempts(rows: list[dict[str, Any]]) -> str:
+    """Of each row's attempts the solved ones and the kept ones, as shares; an SVG."""
+    return _svg("share of attempts", partial(_draw_attempts, rows=rows))
+
+
+def _draw_attempts(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    for offset, name, color in ((0.2, "solved", SERIES_COLORS[0]), (-0.2, "kept", SERIES_COLORS[1])):
+        places = [place + offset for place in range(len(rows))]
+        axes.barh(places, [row[name] / max(row["total"], 1) for row in rows], 0.38, color=color, label=name)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.3)  # room for the legend beside the bars
+    axes.legend(frameon=False, labelcolor=INK)
+
+
 def _draw_tasks_learnt(axes: Axes, tasks: list[str], matrix: list[list[float]]) -> None:
     for number, (task, values) in enumerate(zip(tasks, zip(*matrix, strict=True), strict=True)):
         color, line = SERIES_COLORS[number % 2], LINES[number // 2 % len(LINES)]

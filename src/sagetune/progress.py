@@ -18,9 +18,12 @@ class Rate(ProgressColumn):
 
 
 @contextmanager
-def progress_stage(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Inside, a bar on `console`; the function that it gives advances the bar by a number of finished units."""
+def progress_stage(console: Console, title: str, total: int) -> Iterator[Callable[..., None]]:
+    """Inside, a bar on `console`; the function that it gives advances the bar by a number of finished units.
+
+    A second argument of that function is the bar's new title.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         bar = progress.add_task(title, total=total)
-        yield lambda finished: progress.update(bar, advance=finished)
+        yield lambda finished, title=title: progress.update(bar, advance=finished, description=title)

@@ -68,7 +68,7 @@ def _json_entries(path: Path) -> Iterator[Entry]:
         raise ValueError(f"{path}:{line}: is not valid JSON ({error})") from error
     if isinstance(content, dict) and content and all(isinstance(record, dict) for record in content.values()):
         for key, record in content.items():
-            yield Entry(str(path), f"{path}: record {key!r}", f"{path.stem}:{key}", record)
+            yield Entry(str(path), f"{path}: record {key!r}", key, record)
     elif isinstance(content, dict) and _starts_with_a_record(path):
         yield from _lines(path, path.stem)
     elif isinstance(content, list):

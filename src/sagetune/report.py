@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sagetune.plots import CURVES, draw_curve, draw_selection, draw_stream
+from sagetune.plots import CURVES, draw_attempts, draw_curve, draw_selection, draw_stream
 from sagetune.runfolder import RunFolder
 
 DISTRIBUTIONS = (
@@ -132,11 +132,15 @@ def before_after_table(result: dict[str, Any]) -> tuple[list[str], list[list[Any
 
 def print_before_after(console: Console, result: dict[str, Any]) -> None:
     """Print the table before -> after with its intervals, then chance level and trivial baseline where known."""
+    rows = before_after_rows(result)
+    if not rows:
+        console.print("nothing is held out, so nothing was measured: set sft.eval_data or evaluation.data")
+        return
     table = Table(title="held-out figures, 95 % intervals in brackets", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("figure", no_wrap=True)
     for name in ("before", "after", "change", "n"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in before_after_rows(result):
+    for row in rows:
         better = (row["delta"] > 0) == (row["better"] == "higher")
         color = "dim" if row["delta"] == 0 else "green" if better else "red"
         before = format_figure(row["before"], row["form"], row["before_interval"])
@@ -194,6 +198,7 @@ def write_html(run_dir: Path) -> Path:
         curves=[svg for svg in (draw_curve(metrics, *curve) for curve in CURVES) if svg],
         stream=stream_view(result["stream"]) if result.get("stream") else None,
         replay=result.get("replay"),
+        trajectories=trajectories_view(result["trajectories"]) if result.get("trajectories") else None,
         selections=[{**entry, "plots": draw_selection(entry)} for entry in selections],
         samples=pick_samples(samples, SHOWN_SAMPLES),
         num_samples=len(samples),
@@ -221,6 +226,16 @@ def stream_view(stream: dict[str, Any]) -> dict[str, Any]:
         title = name.replace("_", " ")
         tables.append({"title": title, "form": form, "rows": rows, "figures": stream["figures"][name]})
     return {**stream, "tables": tables, "plots": draw_stream(stream)}
+
+
+def trajectories_view(gathering: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of collected trajectories: attempts, solved and kept of each method and family of tasks."""
+    rows = []
+    for kind, shares in (("method", gathering["methods"]), ("family", gathering["tasks"])):
+        for name, share in shares.items():
+            solved = gathering["success"][kind].get(name, {"solved": 0})["solved"]
+            rows.append({"name": name or "(none)", "solved": solved, **share})
+    return {**gathering, "rows": rows, "plot": draw_attempts(rows)}
 
 
 def pick_samples(samples: list[dict[str, Any]], num: int) -> list[dict[str, Any]]:

@@ -92,7 +92,7 @@ def quiet_libraries() -> None:
 
 def measured(trainer: AgentSFTTrainer, when: str) -> Measured:
     """Figures of the trainer's model, and what became of the data."""
-    return trainer.measure(when) | {"data": trainer.data_counts}
+    return trainer.measure(when) | {"data": trainer.data.counts}
 
 
 def reloaded(trainer: AgentSFTTrainer, folder: RunFolder) -> AgentSFTTrainer:
@@ -115,6 +115,8 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
     """The content of result.json; generated texts are in samples.jsonl."""
     figures = {when: _without_items(measured) for when, measured in (("before", before), ("after", after))}
     spent = {f"{when}_{what}": s for when in figures for what, s in figures[when].pop("seconds").items()}
+    gathering = json.loads(folder.gathering.read_text()) if folder.gathering.is_file() else None
+    collecting = {"collect": gathering["wall_seconds"]} if gathering else {}
     selecting = {"select": training["selection"]["seconds"]} if training["selection"] else {}
     return {
         "status": "done",
@@ -126,7 +128,8 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
         "peak_memory_mb": peak_memory_mb(),
         **figures,
         "baselines": baselines(run),
-        "costs": {"train": training["seconds"], **selecting, **spent},
+        "costs": {"train": training["seconds"], **collecting, **selecting, **spent},
+        "trajectories": gathering,
         "selection": training["selection"],
         "stream": stream(run, folder, before, after),
         "replay": replay(folder),
@@ -205,7 +208,7 @@ def mirror(tracker: Tracker, folder: RunFolder, result: Measured) -> None:
         numbered = [[number, *row] for number, row in enumerate(matrix)]
         tracker.table(f"stream/{name}", ["tasks learnt", *result["stream"]["tasks"]], numbered)
     after = {name: result["after"][name] for name in ("tokens", "actions") if result["after"][name]}
-    figures = {name: result[name] for name in ("stream", "replay") if result[name]}
+    figures = {name: result[name] for name in ("trajectories", "stream", "replay") if result[name]}
     tracker.summary({"final_loss": result["final_loss"], "seconds": result["seconds"], **after, **figures})
 
 

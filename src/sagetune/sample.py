@@ -28,7 +28,11 @@ class ToolCall(TypedDict):
 
 
 class Message(TypedDict):
-    """One chat message. `loss` weighs an assistant message in training: absent or True = 1, False or 0 = masked."""
+    """One chat message.
+
+    `loss` weighs it in training. Of an assistant message: absent or True = 1, False or 0 = masked. Of a tool message:
+    absent = masked, True or a weight = the observation is trained on, too. It has no meaning for other roles.
+    """
 
     role: str
     content: str

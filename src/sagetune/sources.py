@@ -3,7 +3,7 @@
 agent_sft:<split>                     all families of the world, in the proportions of FAMILY_SHARES
 agent_benchmark:<family>:<split>      one family of the world, or <family>/<domain> of it
 hf:<owner>/<name>:<split>             a data set of the hub, or `hf:<folder>:<split>`
-<path>.jsonl | .jsonl.gz | .json | .csv   the records of a file, in any format of `sagetune.formats`
+<path>.jsonl | .jsonl.gz | .json | .csv   the records of a file, in any format of `sagetune.formats`, or FireAct's
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sagetune import world
 from sagetune.beside import Beside
 from sagetune.config import RunConfig
 from sagetune.config.coreset import TARGETED_STRATEGIES
+from sagetune.fireact_data import form_of, from_fireact
 from sagetune.formats import from_record
 from sagetune.record_files import SUFFIXES, Entry, decode, read_entries
 from sagetune.sample import Sample
@@ -225,7 +226,7 @@ def _read(entries: Iterator[Entry], complete: Callable[[Any], Any] | None, on_er
 
 def _sample(record: Any, entry: Entry) -> Sample:
     _check_encodable(record)
-    sample = from_record(record)
+    sample = from_fireact(record) if form_of(record) is not None else from_record(record)
     return {**sample, "id": sample["id"] or entry.default_id, "source": sample["source"] or entry.source}
 
 

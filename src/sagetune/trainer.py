@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sagetune import adapters, models, sources
 from sagetune.batching import BatchLoader
 from sagetune.between_tasks import BetweenTasks
-from sagetune.chat import Encoded, EncodingReport, encode_all
+from sagetune.chat import Encoded
 from sagetune.config import AgentSFTConfig, RunConfig
+from sagetune.config.trajectories import AgentConfig
 from sagetune.evaluation.tokens import EvalResult, evaluate_tokens
 from sagetune.interrupts import Interrupts
 from sagetune.measuring import measure
@@ -29,11 +29,14 @@ from sagetune.modules.callbacks import Checkpoints, ProgressBar, StepLog
 from sagetune.modules.sft import SFTModule
 from sagetune.replay.step import Replayer
 from sagetune.report import environment, write_json
+from sagetune.run_data import RunData
 from sagetune.runfolder import RunFolder
 from sagetune.sample import Sample, check_sample
 from sagetune.stream import StreamLoader, micro_batches, plan_passes
 from sagetune.tracking import Tracker
 from sagetune.training_set import Selections, TrainingPool, select_from, target_sizes
+from sagetune.trajectories.local import LocalAgent, local_agent
+from sagetune.trajectories.stage import gathered
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,7 @@ class AgentSFTTrainer:
         if self.run.trainer.accelerator == "gpu" and not torch.cuda.is_available():
             raise ValueError("trainer.accelerator must be auto or cpu: torch finds no CUDA device here, got 'gpu'")
         self.console = console or Console(stderr=True)
-        self.data_counts: dict[str, Any] = {}
-        """What became of the samples, by use: read, skipped, truncated, dropped."""
-        self._held_out: list[Encoded] | None = None
+        self.data = RunData(self.run, lambda: self.tokenizer, self.console)
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._model: nn.Module | None = None
 
@@ -115,9 +116,9 @@ class AgentSFTTrainer:
         if not folder.environment.is_file():
             write_json(folder.environment, environment())
         lightning.seed_everything(self.run.seed, verbose=False)
-        pool = self.pool()
+        pool = self.data.pool(self._gatherer(folder))
         selections = self._selections(pool, folder, tracker) if sft.use_coreset_selection else None
-        validation = self.held_out()
+        validation = self.data.held_out()
         loader, task_steps = self._loader(pool, selections)
         self._model = None  # the untouched one goes before its successor is loaded
         self._model = self._trainable_model()
@@ -159,9 +160,8 @@ class AgentSFTTrainer:
 
     def measure(self, when: str) -> dict[str, Any]:
         """Figures of the model as it is on all that the run holds out; `when` is for the progress display."""
-        benchmark, _ = self._read(sources.parts_of(self.run, "benchmark"))
         model = self.model.to(self.device)
-        return measure(self.run, model, self.tokenizer, self.held_out(), benchmark, self.console, when)
+        return measure(self.run, model, self.tokenizer, self.data.held_out(), self.data.benchmark(), self.console, when)
 
     def evaluate(self, data: str | Sequence[Sample]) -> EvalResult:
         """Predict the supervised tokens of held-out conversations with the model as it is now.
@@ -169,9 +169,9 @@ class AgentSFTTrainer:
         data: a reference as in sft.eval_data (its first budget.eval_samples samples), or samples.
         """
         if isinstance(data, str):
-            encoded = self.load(data, self.run.budget.eval_samples, use="eval")
+            encoded = self.data.load(data, self.run.budget.eval_samples, use="eval")
         else:
-            encoded = self._encode([self._checked(sample) for sample in data], use="eval")
+            encoded = self.data.encode([self._checked(sample) for sample in data], use="eval")
         return self._evaluate(encoded)
 
     def save_model(self, path: str | Path) -> None:
@@ -193,72 +193,11 @@ class AgentSFTTrainer:
         wants_gpu = self.run.trainer.accelerator != "cpu"
         return torch.device("cuda" if wants_gpu and torch.cuda.is_available() else "cpu")
 
-    def load(self, reference: str, limit: int | None, *, use: str) -> list[Encoded]:
-        """Read, tokenise and count the samples of a reference. Raises ValueError if none can be used."""
-        parts = [sources.Part(reference, limit)]
-        return self._encoded(parts, *self._read(parts), use)
-
-    def held_out(self) -> list[Encoded]:
-        """The conversations that loss and token accuracy are measured on; empty without sft.eval_data."""
-        if self._held_out is None:
-            self._held_out = self._load_use("eval")
-        return self._held_out
-
-    def pool(self) -> TrainingPool:
-        """The training samples that fit, as conversations and as tokens."""
-        parts = sources.parts_of(self.run, "train")
-        samples, skipped = self._read(parts)
-        encoded = self._encoded(parts, samples, skipped, "train")
-        by_id = {sample["id"]: sample for sample in samples}
-        return TrainingPool([by_id[sample.sample_id] for sample in encoded], encoded)
-
-    def _load_use(self, use: str) -> list[Encoded]:
-        parts = sources.parts_of(self.run, use)
-        return self._encoded(parts, *self._read(parts), use)
-
     def select(self) -> tuple[TrainingPool, dict[str, Any]]:
         """Choose the training samples as `coreset` says, without training: the pool, and what was chosen of it."""
-        pool = self.pool()
+        pool = self.data.pool()
         model = self.model.to(self.device)
-        return pool, select_from(self.run, pool, model, self.console, self._load_dev)
-
-    def _read(self, parts: Sequence[sources.Part]) -> tuple[list[Sample], int]:
-        """The samples of `parts`, and the number of records that were skipped, which are told."""
-        loaded = sources.load_parts(parts, seed=self.run.data.seed, on_error=self.run.data.on_error)
-        for line in loaded.skipped:
-            self.console.print(f"skipped: {line}", markup=False)
-        return loaded.samples, len(loaded.skipped)
-
-    def _encoded(
-        self, parts: Sequence[sources.Part], samples: Sequence[Sample], skipped: int, use: str
-    ) -> list[Encoded]:
-        if not parts:
-            return []
-        encoded = self._encode(samples, use=use)
-        lost = {part.task for part in parts if part.task} - {sample.task for sample in encoded}
-        if lost:
-            raise ValueError(
-                f"continual.tasks: no sample of {', '.join(sorted(lost))} can be used for {use} at "
-                f"sft.max_seq_length={self.run.sft.max_seq_length}: raise it, or leave the task out"
-            )
-        self.data_counts[use] |= {"reference": ", ".join(part.reference for part in parts), "skipped": skipped}
-        for part in parts:
-            if part.limit == len(samples) + skipped and ":" not in part.reference:
-                advice = f"budget.{use}_samples={part.limit} takes the first records; null takes all"
-                self.console.print(f"{part.reference}: {advice}", markup=False, soft_wrap=True)
-        return encoded
-
-    def _encode(self, samples: Sequence[Sample], *, use: str) -> list[Encoded]:
-        encoded, report = encode_all(list(samples), self.tokenizer, self.run.sft.max_seq_length)
-        self.data_counts[use] = {"read": len(samples), "used": len(encoded), **counts(report)}
-        if not encoded:
-            raise ValueError(
-                f"none of {len(samples)} samples can be used at sft.max_seq_length={self.run.sft.max_seq_length}: "
-                f"{self.data_counts[use]}"
-            )
-        if len(encoded) < len(samples):
-            self.console.print(f"{use}: {self.data_counts[use]}", markup=False)
-        return encoded
+        return pool, select_from(self.run, pool, model, self.console, self.data.dev)
 
     @staticmethod
     def _checked(sample: Sample) -> Sample:
@@ -346,11 +285,32 @@ class AgentSFTTrainer:
         tasks = [numbers[place] for place in range(len(pool.encoded))]
         return Replayer(self.run, tasks, int(self.tokenizer.pad_token_id), lambda: loader.open_step)
 
-    def _selections(self, pool: TrainingPool, folder: RunFolder, tracker: Tracker) -> Selections:
-        return Selections(self.run, pool, folder, tracker, self.console, self._load_dev)
+    def _gatherer(self, folder: RunFolder) -> Callable[[list[Sample]], list[Sample]] | None:
+        """What turns the training tasks into trajectories to train on, where the method does that."""
+        if not self.run.trajectories.use:
+            return None
 
-    def _load_dev(self) -> list[Encoded]:
-        return self._load_use("dev")
+        def gather(samples: list[Sample]) -> list[Sample]:
+            found, figures = gathered(self.run, samples, folder.trajectories, self.local_agent, self.console)
+            write_json(folder.gathering, figures)
+            return found
+
+        return gather
+
+    def local_agent(self, config: AgentConfig) -> LocalAgent:
+        """The agent that acts by a model: `self.model`, or the one that config names."""
+        options: dict[str, Any] = {
+            "max_new_tokens": config.max_new_tokens,
+            "temperature": config.temperature,
+            "batch_size": self.run.evaluation.batch_size,
+            "seed": self.run.trajectories.collector.seed,
+        }
+        if config.model is not None:
+            return local_agent(config.model, base_model=self.run.sft.base_model, config=self.run.model, **options)
+        return LocalAgent(self.model.to(self.device), self.tokenizer, **options)
+
+    def _selections(self, pool: TrainingPool, folder: RunFolder, tracker: Tracker) -> Selections:
+        return Selections(self.run, pool, folder, tracker, self.console, self.data.dev)
 
     def _chooses_rows(self) -> bool:
         return self.run.sft.use_coreset_selection and self.run.coreset.scope == "batch"
@@ -388,12 +348,6 @@ class AgentSFTTrainer:
             trainable_parameters=sum(p.numel() for p in module.trained_parameters().values()),
             run_dir=str(folder.path),
             model_dir=str(folder.model),
-            data=self.data_counts,
+            data=self.data.counts,
             selection=selection,
         )
-
-
-def counts(report: EncodingReport) -> dict[str, int]:
-    """How many samples were shortened, and how many left out for each reason."""
-    reasons = Counter(f"dropped_{unfit.reason}" for unfit in report.unfit)
-    return {"truncated": len(report.truncated), **reasons}

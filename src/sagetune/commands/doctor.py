@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sagetune.chat import Encoded, EncodingReport
     from sagetune.inspection import Bin, Finding
+    from sagetune.sample import Sample
 
 FINDINGS_SHOWN = 5
 
@@ -35,12 +36,23 @@ class DoctorConfig:
     """Samples whose text is printed with its supervised tokens marked."""
     html: str | None = None
     """File that receives the same as one self-contained page."""
+    against: str | None = None
+    """Evaluation file (.json, .jsonl, .csv) whose questions should not be trained on."""
+    drop: list[str] = field(default_factory=list)
+    """Kinds of findings whose samples are left out of `output`."""
+    output: str | None = None
+    """File (.jsonl) that receives the samples as they are read, without those of `drop`."""
 
     def __post_init__(self) -> None:
         problems = Problems()
         problems.check(self.show >= 0, "show", self.show, "at least 0")
         folder = Path(self.html or ".").parent
         problems.check(folder.is_dir(), "html", self.html, "a path in an existing folder")
+        against, output = Path(self.against or "."), Path(self.output or ".jsonl")
+        problems.check(self.against is None or against.is_file(), "against", self.against, "an existing file")
+        right = output.parent.is_dir() and output.name.endswith(".jsonl")
+        problems.check(right, "output", self.output, "a path in an existing folder that ends in .jsonl")
+        problems.check(not self.drop or self.output is not None, "drop", self.drop, "empty unless output is set")
         problems.report()
 
 
@@ -53,6 +65,8 @@ class Diagnosis:
     bins: list[Bin]
     findings: list[Finding]
     samples: list[tuple[str, list[tuple[str, bool]]]]
+    kept: list[Sample]
+    """What `output` receives."""
 
 
 def main() -> None:
@@ -77,27 +91,39 @@ def doctor(config: DoctorConfig) -> int:
     if config.html is not None:
         Path(config.html).write_text(to_html(diagnosis), encoding="utf-8")
         print(f"written: {config.html}")
-    from sagetune.inspection import NOTES
+    if config.output is not None:
+        _write_samples(Path(config.output), diagnosis.kept)
+        print(f"written: {config.output}, {len(diagnosis.kept)} samples")
+    from sagetune import fireact_doctor, inspection
 
-    return int(any(finding.kind not in NOTES for finding in diagnosis.findings))
+    notes = inspection.NOTES | fireact_doctor.NOTES
+    return int(any(finding.kind not in notes for finding in diagnosis.findings))
 
 
 def diagnose(config: DoctorConfig) -> Diagnosis:
     """Read, encode and inspect the training data. Raises ValueError for data or a model that cannot be read."""
-    from sagetune import inspection
+    from sagetune import fireact_doctor, inspection
     from sagetune.chat import encode_all
     from sagetune.models import load_tokenizer
     from sagetune.sources import load
 
     sft, data = config.sft, config.data
+    if not set(config.drop) <= set(_meanings()):
+        raise ValueError(f"drop must name kinds of findings, {', '.join(_meanings())}; got {', '.join(config.drop)}")
+    evaluated = fireact_doctor.questions(Path(config.against)) if config.against is not None else None
     loaded = load(sft.train_data, num_samples=config.budget.train_samples, seed=data.seed, on_error=data.on_error)
     tokenizer = load_tokenizer(sft.base_model, config.model)
     encoded, report = encode_all(loaded.samples, tokenizer, sft.max_seq_length)
-    findings = inspection.find(loaded.samples) + _of_encoding(report)
+    of_runs = fireact_doctor.find(loaded.samples, evaluated)
+    findings = inspection.find(loaded.samples) + of_runs + _of_encoding(report)
     findings += [inspection.Finding("skipped", "", line) for line in loaded.skipped]
     shown = [(sample.sample_id, inspection.segments(sample, tokenizer)) for sample in encoded[: config.show]]
     bins = inspection.length_histogram(encoded)
-    return Diagnosis(sft.train_data, _summary(encoded, report), bins, findings, shown)
+    dropped = {finding.sample_id for finding in findings if finding.kind in config.drop}
+    kept = [sample for sample in loaded.samples if sample["id"] not in dropped]
+    runs = fireact_doctor.summary(loaded.samples, of_runs)
+    summary = "\n".join(line for line in (_summary(encoded, report), runs) if line)
+    return Diagnosis(sft.train_data, summary, bins, findings, shown, kept)
 
 
 def show(diagnosis: Diagnosis, console: Console) -> None:
@@ -158,14 +184,31 @@ def _summary(encoded: list[Encoded], report: EncodingReport) -> str:
 
 
 def _show_findings(findings: list[Finding], console: Console) -> None:
-    from sagetune.inspection import MEANINGS
+    from sagetune.fireact_doctor import REMEDIES
 
     counts = Counter(finding.kind for finding in findings)
     for kind, num in counts.items():
-        console.print(f"{kind}: {num}  {MEANINGS[kind]}", markup=False, highlight=False, style="bold")
+        console.print(f"{kind}: {num}  {_meanings()[kind]}", markup=False, highlight=False, style="bold")
         for finding in [f for f in findings if f.kind == kind][:FINDINGS_SHOWN]:
             console.print(f"  {finding.sample_id} {finding.detail}", markup=False, highlight=False, soft_wrap=True)
         if num > FINDINGS_SHOWN:
             console.print(f"  and {num - FINDINGS_SHOWN} more", style="dim")
+        if kind in REMEDIES:
+            console.print(f"  remedy: {REMEDIES[kind]}", markup=False, highlight=False, soft_wrap=True)
     if not findings:
         console.print("no findings", style="green")
+
+
+def _meanings() -> dict[str, str]:
+    from sagetune import fireact_doctor, inspection
+
+    return inspection.MEANINGS | fireact_doctor.FAULTS | fireact_doctor.NOTES
+
+
+def _write_samples(path: Path, samples: list[Sample]) -> None:
+    import json
+
+    from sagetune.formats import to_openai
+
+    rows = [json.dumps(to_openai(sample), ensure_ascii=False) for sample in samples]
+    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")

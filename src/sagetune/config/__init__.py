@@ -25,6 +25,7 @@ from sagetune.config.stages import (
     TrainerConfig,
     WandbConfig,
 )
+from sagetune.config.trajectories import TrajectoriesConfig
 
 __all__ = [
     "CONF_DIR",
@@ -43,6 +44,7 @@ __all__ = [
     "Problems",
     "RunConfig",
     "TrainerConfig",
+    "TrajectoriesConfig",
     "WandbConfig",
 ]
 
@@ -62,6 +64,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    trajectories: TrajectoriesConfig = field(default_factory=TrajectoriesConfig)
     coreset: CoresetConfig = field(default_factory=CoresetConfig)
     continual: ContinualConfig = field(default_factory=ContinualConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

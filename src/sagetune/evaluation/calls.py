@@ -81,10 +81,11 @@ def _read_call(text: str, position: int) -> tuple[FunctionCall, int]:
     end = _skip_space(text, end)
     if not text.startswith(CLOSE, end):
         raise ValueError(f"the JSON of a call is not followed by {CLOSE}")
-    return _function_call(decoded), _skip_space(text, end + len(CLOSE))
+    return function_call(decoded), _skip_space(text, end + len(CLOSE))
 
 
-def _function_call(decoded: Any) -> FunctionCall:
+def function_call(decoded: Any) -> FunctionCall:
+    """`{"name", "arguments"}` with decoded arguments. Raises ValueError for what is no call of a tool."""
     if not isinstance(decoded, dict):
         raise ValueError(f"a call must be a JSON object, got {type(decoded).__name__}")
     name, arguments = decoded.get("name"), decoded.get("arguments")

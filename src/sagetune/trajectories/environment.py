@@ -1,17 +1,17 @@
-"""Where an agent acts: one protocol, the embedded world's implementation of it, and tasks as the collector takes them."""
+"""Where an agent acts: one protocol, the embedded world's implementation of it, and the tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from sagetune import world
-from sagetune.sample import Message, Sample, ToolCall
+from sagetune.sample import Message, ToolCall
 
 
 class StepResult(NamedTuple):
-    """What a tool call led to. failed: the tool refused the call; its error is the observation. done: the task is over."""
+    """What a tool call led to. failed: the tool refused it; its error is the observation. done: the task is over."""
 
     observation: str
     done: bool = False

@@ -29,7 +29,8 @@ class Environment:
 
     def reset(self) -> None:
         """Put the state back to the beginning of the task."""
-        self._db = sqlite3.connect(":memory:", isolation_level=None)
+        # Agents' frameworks call tools from threads of their own, one at a time.
+        self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         self._domains: set[str] = set()
         for table, rows in self.task.rows.items():
             self._create(TABLE_DOMAIN[table])

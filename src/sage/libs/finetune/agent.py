@@ -5,11 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sagetune.config import AgentSFTConfig
+from sagetune.config.trajectories import CollectorConfig, SFTConversionConfig
+from sagetune.trajectories.collector import TrajectoryCollector
+from sagetune.trajectories.convert import TrajectoryToSFTConverter, collect_and_convert
+from sagetune.trajectories.filter import TrajectoryFilter
+from sagetune.trajectories.record import AgentTrajectory, TrajectoryStep, load_trajectories
 
 if TYPE_CHECKING:
     from sagetune.trainer import AgentSFTTrainer
 
-__all__ = ["AgentSFTConfig", "AgentSFTTrainer"]
+__all__ = [
+    "AgentSFTConfig",
+    "AgentSFTTrainer",
+    "AgentTrajectory",
+    "CollectorConfig",
+    "SFTConversionConfig",
+    "TrajectoryCollector",
+    "TrajectoryFilter",
+    "TrajectoryStep",
+    "TrajectoryToSFTConverter",
+    "collect_and_convert",
+    "load_trajectories",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,167 @@
+"""Do trajectories teach more by several ways of thinking, filtered by success, observations masked? FireAct's claim.
+
+    python study.py <work folder>      run as many of these side by side as there are cores
+
+Every job is three commands: `sagetune collect` (an expert that errs, or the model trained before), `sagetune train` on
+what it kept, for as many steps as make the same tokens, and `sagetune collect` by the trained model on held-out tasks,
+greedily. Processes share the jobs by files in the work folder; a killed study goes on. table.py makes the tables and
+the plot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SEEDS = (0, 1, 2)
+TOKENS = 24_000
+"""Tokens of training in every run."""
+BATCH = 4
+TASKS, HELD_OUT = 240, 72
+ERROR_RATE = 0.15
+MIX = "[react,cot,reflexion]"
+VARIANTS: dict[str, list[str]] = {
+    "plain": ["trajectories.collector.methods=[plain]"],
+    "react": ["trajectories.collector.methods=[react]"],
+    "cot": ["trajectories.collector.methods=[cot]"],
+    "mix": [f"trajectories.collector.methods={MIX}"],
+    "mix, no filter": [
+        f"trajectories.collector.methods={MIX}",
+        "trajectories.filter.require_success=false",
+        "trajectories.filter.min_reward=0",
+    ],
+    "mix, no mask": [f"trajectories.collector.methods={MIX}", "trajectories.conversion.mask_observation=false"],
+    "self, 1 round": ["mix"],
+    "self, 2 rounds": ["self, 1 round"],
+}
+"""Options of the collection; of a round of self-collection the variant whose model collects."""
+COMMON = ["trainer=cpu", "model=smollm2_135m"]
+LOCAL = [
+    "trajectories=local",
+    "trajectories.collector.methods=[plain]",
+    "trajectories.agent.max_new_tokens=96",
+    "evaluation.batch_size=32",
+]
+
+
+def sagetune(log: Path, command: str, *overrides: str) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    with log.open("a") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "sagetune", command, *overrides],
+            stdout=file,
+            stderr=file,
+            env=environment,
+            check=False,
+        )
+    if done.returncode:
+        sys.exit(f"{command} ended with {done.returncode}: see {log}")
+
+
+def folder_of(work: Path, variant: str, seed: int) -> Path:
+    return work / f"{variant.replace(', ', '-').replace(' ', '-')}-s{seed}"
+
+
+def collect(work: Path, folder: Path, variant: str, seed: int) -> None:
+    """samples.jsonl: what is trained on."""
+    options = VARIANTS[variant]
+    place = [
+        f"output={folder}/collected.jsonl",
+        f"samples={folder}/samples.jsonl",
+        f"trajectories.collector.seed={seed}",
+    ]
+    tasks = ["sft.train_data=agent_sft:train", f"budget.train_samples={TASKS}"]
+    log = folder / "log.txt"
+    if options[0] not in VARIANTS:
+        agent = ["trajectories=noisy_expert", f"trajectories.agent.error_rate={ERROR_RATE}"]
+        spread = "trajectories.collector.spread=one"
+        sagetune(log, "collect", *COMMON, *agent, spread, *tasks, *place, *options)
+        return
+    teacher = folder_of(work, options[0], seed)
+    while not (teacher / "held_out.jsonl.done").is_file():
+        time.sleep(5)  # another process trains it
+    half = [
+        "trajectories.agent.temperature=0.7",
+        "trajectories.collector.attempts=2",
+        "trajectories.collector.num_workers=32",
+    ]
+    model = f"trajectories.agent.model={teacher}/run/adapter"
+    sagetune(log, "collect", *COMMON, *LOCAL, *half, model, *tasks, *place)
+    own = (folder / "samples.jsonl").read_text()
+    experts = (folder_of(work, "mix", seed) / "samples.jsonl").read_text()
+    (folder / "samples.jsonl").write_text(experts + own)
+
+
+def steps_for(samples: Path) -> tuple[int, int, float]:
+    """Optimiser steps that make TOKENS tokens; samples, and mean tokens of one."""
+    from sagetune.chat import encode_all
+    from sagetune.config import ModelConfig
+    from sagetune.models import load_tokenizer
+    from sagetune.sources import load
+
+    loaded = load(str(samples), num_samples=None).samples
+    encoded, _ = encode_all(loaded, load_tokenizer("embedded:smollm2_135m", ModelConfig()), 1024)
+    mean = sum(len(sample.input_ids) for sample in encoded) / len(encoded)
+    return round(TOKENS / (BATCH * mean)), len(encoded), mean
+
+
+def run(work: Path, variant: str, seed: int) -> None:
+    folder = folder_of(work, variant, seed)
+    mark = work / "claims" / folder.name
+    try:
+        mark.open("x").close()
+    except FileExistsError:
+        return
+    folder.mkdir(exist_ok=True)
+    log = folder / "log.txt"
+    if not (folder / "study.json").is_file():
+        collect(work, folder, variant, seed)
+        steps, num, mean = steps_for(folder / "samples.jsonl")
+        described: dict[str, Any] = {
+            "variant": variant,
+            "seed": seed,
+            "steps": steps,
+            "samples": num,
+            "mean_tokens": mean,
+        }
+        (folder / "study.json").write_text(json.dumps(described))
+    steps = json.loads((folder / "study.json").read_text())["steps"]
+    if not (folder / "run").is_dir():
+        training = [
+            *("data=file", f"sft.train_data={folder}/samples.jsonl", "sft.eval_data=null", "evaluation.data=null"),
+            *(f"sft.output_dir={folder}", "run_name=run", f"seed={seed}", "sft.learning_rate=1e-3"),
+            *(f"sft.batch_size={BATCH}", "sft.gradient_accumulation_steps=1", "sft.max_seq_length=1024"),
+            *("budget.train_samples=null", f"budget.max_steps={steps}", "sft.num_epochs=50"),
+        ]
+        sagetune(log, "train", *COMMON, *training)
+    elif not (folder / "run" / "report.html").is_file():
+        sagetune(log, "train", f"resume={folder}/run")
+    held_out = [
+        *("sft.train_data=agent_sft:test", f"budget.train_samples={HELD_OUT}", f"output={folder}/held_out.jsonl"),
+        *(
+            "trajectories.agent.temperature=0",
+            "trajectories.collector.attempts=1",
+            "trajectories.collector.bad_replies=0",
+        ),
+        f"trajectories.agent.model={folder}/run/adapter",
+    ]
+    sagetune(log, "collect", *COMMON, *LOCAL, *held_out)
+    (folder / "held_out.jsonl.done").touch()
+    mark.write_text("done")
+    print(folder.name, flush=True)
+
+
+def main(work: Path) -> None:
+    (work / "claims").mkdir(parents=True, exist_ok=True)
+    for seed in SEEDS:
+        for variant in VARIANTS:
+            run(work, variant, seed)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,105 @@
+"""What a run reads: references -> samples -> tokens, each sample counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from sagetune import sources
+from sagetune.chat import Encoded, EncodingReport, encode_all
+from sagetune.config import RunConfig
+from sagetune.sample import Sample
+from sagetune.training_set import TrainingPool
+
+
+class RunData:
+    """The conversations of a run, by use: train, eval (loss), benchmark (generated actions), dev (selected for)."""
+
+    def __init__(self, run: RunConfig, tokenizer: Callable[[], PreTrainedTokenizerBase], console: Console) -> None:
+        self._run = run
+        self._tokenizer = tokenizer
+        self._console = console
+        self._held_out: list[Encoded] | None = None
+        self.counts: dict[str, Any] = {}
+        """What became of the samples, by use: read, skipped, truncated, dropped."""
+
+    def pool(self, gather: Callable[[list[Sample]], list[Sample]] | None = None) -> TrainingPool:
+        """The training samples that fit. gather: turns the samples that were read into those to train on."""
+        parts = sources.parts_of(self._run, "train")
+        samples, skipped = self._read(parts)
+        samples = samples if gather is None else gather(samples)
+        encoded = self._encoded(parts, samples, skipped, "train")
+        by_id = {sample["id"]: sample for sample in samples}
+        return TrainingPool([by_id[sample.sample_id] for sample in encoded], encoded)
+
+    def held_out(self) -> list[Encoded]:
+        """The conversations that loss and token accuracy are measured on; empty without sft.eval_data."""
+        if self._held_out is None:
+            self._held_out = self._of("eval")
+        return self._held_out
+
+    def dev(self) -> list[Encoded]:
+        """The conversations that targeted strategies select for."""
+        return self._of("dev")
+
+    def benchmark(self) -> list[Sample]:
+        """The conversations that the model acts in."""
+        return self._read(sources.parts_of(self._run, "benchmark"))[0]
+
+    def load(self, reference: str, limit: int | None, *, use: str) -> list[Encoded]:
+        """Read, tokenise and count the samples of a reference. Raises ValueError if none can be used."""
+        parts = [sources.Part(reference, limit)]
+        return self._encoded(parts, *self._read(parts), use)
+
+    def encode(self, samples: Sequence[Sample], *, use: str) -> list[Encoded]:
+        """Tokenise and count. Raises ValueError if none can be used."""
+        length = self._run.sft.max_seq_length
+        encoded, report = encode_all(list(samples), self._tokenizer(), length)
+        self.counts[use] = {"read": len(samples), "used": len(encoded), **counts(report)}
+        if not encoded:
+            raise ValueError(
+                f"none of {len(samples)} samples can be used at sft.max_seq_length={length}: {self.counts[use]}"
+            )
+        if len(encoded) < len(samples):
+            self._console.print(f"{use}: {self.counts[use]}", markup=False)
+        return encoded
+
+    def _of(self, use: str) -> list[Encoded]:
+        parts = sources.parts_of(self._run, use)
+        return self._encoded(parts, *self._read(parts), use)
+
+    def _read(self, parts: Sequence[sources.Part]) -> tuple[list[Sample], int]:
+        """The samples of `parts`, and the number of records that were skipped, which are told."""
+        loaded = sources.load_parts(parts, seed=self._run.data.seed, on_error=self._run.data.on_error)
+        for line in loaded.skipped:
+            self._console.print(f"skipped: {line}", markup=False)
+        return loaded.samples, len(loaded.skipped)
+
+    def _encoded(
+        self, parts: Sequence[sources.Part], samples: Sequence[Sample], skipped: int, use: str
+    ) -> list[Encoded]:
+        if not parts:
+            return []
+        encoded = self.encode(samples, use=use)
+        lost = {part.task for part in parts if part.task} - {sample.task for sample in encoded}
+        if lost:
+            raise ValueError(
+                f"continual.tasks: no sample of {', '.join(sorted(lost))} can be used for {use} at "
+                f"sft.max_seq_length={self._run.sft.max_seq_length}: raise it, or leave the task out"
+            )
+        self.counts[use] |= {"reference": ", ".join(part.reference for part in parts), "skipped": skipped}
+        for part in parts:
+            if part.limit == len(samples) + skipped and ":" not in part.reference:
+                advice = f"budget.{use}_samples={part.limit} takes the first records; null takes all"
+                self._console.print(f"{part.reference}: {advice}", markup=False, soft_wrap=True)
+        return encoded
+
+
+def counts(report: EncodingReport) -> dict[str, int]:
+    """How many samples were shortened, and how many left out for each reason."""
+    reasons = Counter(f"dropped_{unfit.reason}" for unfit in report.unfit)
+    return {"truncated": len(report.truncated), **reasons}

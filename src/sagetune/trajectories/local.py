@@ -1,0 +1,173 @@
+"""A model in this process as an agent: what is asked until the event loop has come to rest is generated together.
+
+Generation runs in the loop, not in a thread: while it lasts no environment steps on, so what its answers lead to and
+what new episodes ask comes together again in the next batch. In a thread the episodes would drift apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sagetune.adapters import load_adapter
+from sagetune.chat import prepare_tokenizer, prompt_ids
+from sagetune.config import ModelConfig
+from sagetune.evaluation.calls import parse_reply
+from sagetune.generation import generate
+from sagetune.models import load_model, load_tokenizer
+from sagetune.sample import Message, ToolCall
+from sagetune.trajectories.agents import Agent, Said
+from sagetune.trajectories.episode import BadReply, Episode
+
+MAX_NEW_TOKENS = 256
+QUIET_PASSES = 20
+"""Passes of the event loop without a further request before a batch is closed. An episode that starts in place of one
+that ended needs several until it asks; without waiting for it the episodes would drift apart into small batches."""
+
+
+class LocalAgent:
+    """A causal language model, or a PeftModel around one, with a tokenizer whose template serves tools.
+
+    temperature: 0 = greedy; above, an episode's draws follow from `seed` and from what makes the attempt the same one,
+    whatever runs beside it. Used by `act` alone, without an episode, they follow from `seed` and the order of requests.
+    max_new_tokens: of one reply; a longer one is cut off, which is a BadReply.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        batch_size: int = 16,
+        seed: int = 0,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._max_new_tokens = max_new_tokens
+        self._temperature = temperature
+        self._batch_size = batch_size
+        self._turns = Turns(self, str(seed))
+        self._seed = seed
+        self._context = context_length(model, tokenizer)
+        self._prompts: list[list[int]] = []
+        self._seeds: list[int] = []
+        self._batch: asyncio.Task[list[list[int]]] | None = None
+
+    def start(self, episode: Episode) -> Agent:
+        """The agent with the draws of this attempt."""
+        attempt = (self._seed, episode.task.id, episode.method, episode.seed, episode.attempt)
+        return Turns(self, json.dumps(attempt))
+
+    async def act(self, messages: list[Message], tools: list[dict[str, Any]]) -> Said:
+        """Raises BadReply for what cannot be run, for a reply cut off and for a conversation that does not fit."""
+        return await self._turns.act(messages, tools)
+
+    async def reply(self, messages: list[Message], tools: list[dict[str, Any]], seed: int) -> Said:
+        """`act` with the draws of `seed`."""
+        prompt = prompt_ids(messages, tools, self._tokenizer)
+        if len(prompt) + self._max_new_tokens > self._context:
+            raise BadReply(
+                f"the conversation has {len(prompt)} tokens; with a reply of {self._max_new_tokens} it exceeds the "
+                f"model's {self._context}"
+            )
+        tokens = await self._generated(prompt, seed)
+        text = self._tokenizer.decode(tokens)
+        costs = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens)}
+        if len(tokens) == self._max_new_tokens:
+            raise BadReply(f"the reply was cut off after {len(tokens)} tokens", text, **costs)
+        parsed = parse_reply(text)
+        if parsed.error is not None:
+            raise BadReply(parsed.error, text, **costs)
+        message: Message = {"role": "assistant", "content": parsed.content}
+        if parsed.calls:
+            message["tool_calls"] = [_numbered(number, call) for number, call in enumerate(parsed.calls, start=1)]
+        return Said(message, **costs)
+
+    async def _generated(self, prompt: list[int], seed: int) -> list[int]:
+        if self._batch is None or self._batch.done():
+            self._prompts, self._seeds = [], []
+            self._batch = asyncio.create_task(self._generate(self._prompts, self._seeds))
+        batch, place = self._batch, len(self._prompts)
+        self._prompts.append(prompt)
+        self._seeds.append(seed)
+        return (await asyncio.shield(batch))[place]  # shielded: who gives up must not take the others along
+
+    async def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[list[int]]:
+        asked = 0
+        while asked < len(prompts):
+            asked = len(prompts)
+            for _ in range(QUIET_PASSES):
+                await asyncio.sleep(0)
+        return generate(
+            self._model,
+            self._tokenizer,
+            prompts,
+            max_new_tokens=self._max_new_tokens,
+            batch_size=self._batch_size,
+            temperature=self._temperature,
+            seeds=seeds,
+        )
+
+
+class Turns:
+    """The replies of one attempt: each has a seed of its own."""
+
+    def __init__(self, agent: LocalAgent, name: str) -> None:
+        self._agent = agent
+        self._name = name
+        self._number = 0
+
+    async def act(self, messages: list[Message], tools: list[dict[str, Any]]) -> Said:
+        self._number += 1
+        digest = hashlib.sha256(f"{self._name} {self._number}".encode()).digest()
+        return await self._agent.reply(messages, tools, int.from_bytes(digest[:7], "big"))
+
+
+def local_agent(
+    where: str, *, base_model: str | None = None, config: ModelConfig | None = None, **options: Any
+) -> LocalAgent:
+    """The agent of a base model (hub id, folder, "embedded:...") or of a folder that AgentSFTTrainer.save_model wrote.
+
+    base_model: what an adapter was trained on, where its folder does not say or is not to be believed. options: of
+    LocalAgent. Runs on a GPU where there is one.
+    """
+    config = config or ModelConfig()
+    folder = Path(where).expanduser()
+    is_adapter = (folder / "adapter_config.json").is_file()
+    base = (base_model or _base_of(folder)) if is_adapter else where
+    model = load_model(base, config)
+    if is_adapter:
+        model = load_adapter(model, folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if (folder / "tokenizer_config.json").is_file():  # the one it was trained with, template included
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        prepare_tokenizer(tokenizer, config.chat_template)
+    else:
+        tokenizer = load_tokenizer(base, config)
+    return LocalAgent(model.to(device).eval(), tokenizer, **options)
+
+
+def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that the model or its tokenizer allows, the smaller; sys.maxsize if neither says."""
+    stated = model.config.get_text_config().to_dict().get("max_position_embeddings")
+    return min(stated or sys.maxsize, int(tokenizer.model_max_length))
+
+
+def _numbered(number: int, call: Any) -> ToolCall:
+    return {"id": f"call_{number}", "type": "function", "function": call}
+
+
+def _base_of(folder: Path) -> str:
+    base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"agent: {folder} does not say which model it adapts: give base_model")
+    return base
