@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from format_samples import call
 from sagetune.formats import detect, from_openai, from_record, from_sharegpt, to_openai, to_sharegpt
 
-SHARED = Path(__file__).parents[1].parent / "shared/data"
 ASK = {"role": "user", "content": "add 2 3"}
-
-
-def call(name: str = "add", arguments: Any = None, **more: Any) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "arguments": arguments or {}}} | more
 
 
 def through_disk(record: dict[str, Any]) -> dict[str, Any]:
@@ -110,8 +103,8 @@ def test_sharegpt_cannot_hold_a_call_after_an_assistant_message() -> None:
 def test_formats_are_told_apart_by_their_fields() -> None:
     assert detect({"messages": [ASK]}) == "openai"
     assert detect({"conversations": [{"from": "human", "value": "hi"}]}) == "sharegpt"
-    with pytest.raises(ValueError, match="needs one of messages, traj, conversations, has instruction, output"):
-        detect({"instruction": "", "output": ""})
+    with pytest.raises(ValueError, match="in no known format, has instances, instruction; known are a list of"):
+        detect({"instances": "", "instruction": ""})
 
 
 @pytest.mark.parametrize(
@@ -150,57 +143,6 @@ def test_a_bad_record_is_refused_by_field_and_reason(record: Any, message: str) 
         from_record(record)
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
-)
-names = st.text(min_size=1)
-arguments = st.dictionaries(st.text(), json_values, max_size=3)
-loss = st.sampled_from([{}, {"loss": False}, {"loss": True}, {"loss": 0.5}])
-tools = st.builds(
-    lambda name, text: {"type": "function", "function": {"name": name, "description": text, "parameters": {}}},
-    names,
-    st.text(),
-)
-
-
-@st.composite
-def samples(draw: st.DrawFn) -> dict[str, Any]:
-    """A conversation whose call ids and tool messages are as a reader would give them."""
-    messages: list[dict[str, Any]] = []
-    if draw(st.booleans()):
-        messages.append({"role": "system", "content": draw(st.text())})
-    number = 0
-    for _ in range(draw(st.integers(1, 3))):
-        messages.append({"role": "user", "content": draw(st.text())})
-        calls = draw(st.lists(st.tuples(names, arguments), max_size=3))
-        ids = [f"call_{number + place + 1}" for place in range(len(calls))]
-        number += len(calls)
-        content = draw(st.text(min_size=0 if calls else 1))
-        reply = {"role": "assistant", "content": content} | draw(loss)
-        if calls:
-            pairs = zip(ids, calls, strict=True)
-            reply["tool_calls"] = [call(name, given_, id=id_) for id_, (name, given_) in pairs]
-        messages.append(reply)
-        messages += [{"role": "tool", "content": draw(st.text()), "tool_call_id": id_} for id_ in ids]
-    return {
-        "id": draw(st.text()),
-        "messages": messages,
-        "tools": draw(st.lists(tools, max_size=2)),
-        "task": draw(st.text()),
-        "source": draw(st.text()),
-        "meta": draw(st.dictionaries(names, json_values, max_size=2)),
-    }
-
-
-@settings(max_examples=60, deadline=None)
-@given(sample=samples())
-def test_both_formats_give_back_the_sample(sample: Any) -> None:
-    assert from_record(through_disk(to_openai(sample))) == sample
-    assert from_record(through_disk(to_sharegpt(sample))) == sample
-
-
 def test_fields_beyond_the_format_come_back() -> None:
     reply = {"role": "assistant", "content": "5", "refusal": None, "audio_id": 7}
     sample = from_openai({"messages": [ASK, reply], "reward": 1})
@@ -208,30 +150,3 @@ def test_fields_beyond_the_format_come_back() -> None:
     written = to_openai(sample)
     assert written["messages"][1]["audio_id"] == 7
     assert from_openai(through_disk(written)) == sample
-
-
-@pytest.mark.parametrize(
-    ("name", "num_records", "num_calls"),
-    [
-        ("glaive_sharegpt/glaive_toolcall_en_demo.json", 300, 211),
-        ("tau_bench/gpt-4o-airline.json", 200, 1164),
-        ("fireact/finetune/gpt_format/hotpotqa.jsonl", 500, 0),
-        ("fireact/finetune/gpt_format/multitask_multimethod.jsonl", 2063, 0),
-    ],
-)
-def test_real_files_go_through_and_come_back(name: str, num_records: int, num_calls: int) -> None:
-    path = SHARED / name
-    if not path.is_file():
-        pytest.skip(f"the shared data file {name} is not here")
-    text = path.read_text(encoding="utf-8")
-    records = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
-    read = [from_record(record) for record in records]
-    assert len(read) == num_records
-    assert sum(len(m.get("tool_calls", [])) for sample in read for m in sample["messages"]) == num_calls
-    assert all(from_record(through_disk(to_openai(sample))) == sample for sample in read)
-    if "glaive" in name:
-        for record, sample in zip(records, read, strict=True):
-            written = to_sharegpt(sample)
-            assert [turn["from"] for turn in written["conversations"]] == [t["from"] for t in record["conversations"]]
-            assert json.loads(written["tools"]) == json.loads(record["tools"] or "[]")
-            assert from_record(through_disk(written)) == sample

@@ -19,6 +19,8 @@ ORDER = [
         "react_text",
         "fireact_data",
         "world",
+        "record_files",
+        "beside",
         "sources",
         "chat_template",
         "chat",

@@ -63,14 +63,15 @@ def check_sample(sample: Sample) -> None:
     if not sample["messages"]:
         raise ValueError("messages: is empty, a sample needs at least one assistant message")
     for index, tool in enumerate(sample["tools"]):
-        _check_tool(f"tools[{index}]", tool)
+        check_tool(f"tools[{index}]", tool)
     for index, message in enumerate(sample["messages"]):
         _check_message(f"messages[{index}]", message)
     if not any(message["role"] == "assistant" for message in sample["messages"]):
         raise ValueError("messages: has no assistant message, so nothing could be learnt from it")
 
 
-def _check_tool(field: str, tool: dict[str, Any]) -> None:
+def check_tool(field: str, tool: dict[str, Any]) -> None:
+    """Raise ValueError if `tool`, which stands in `field`, is not an OpenAI function tool."""
     function = tool.get("function") if isinstance(tool, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise ValueError(f"{field}: expected {{'type': 'function', 'function': {{'name': ...}}}}, got {tool!r:.120}")

@@ -3,29 +3,29 @@
 agent_sft:<split>                     all families of the world, in the proportions of FAMILY_SHARES
 agent_benchmark:<family>:<split>      one family of the world, or <family>/<domain> of it
 hf:<owner>/<name>:<split>             a data set of the hub, or `hf:<folder>:<split>`
-<path>.jsonl | .jsonl.gz | .json      one record a line, one array of records, or FireAct's runs by their id
+<path>.jsonl | .jsonl.gz | .json | .csv   the records of a file, in any format of `sagetune.formats`, or FireAct's
 """
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sagetune import world
+from sagetune.beside import Beside
 from sagetune.config import RunConfig
 from sagetune.config.coreset import TARGETED_STRATEGIES
-from sagetune.fireact_data import form_of, from_fireact, runs
+from sagetune.fireact_data import form_of, from_fireact
 from sagetune.formats import from_record
+from sagetune.record_files import SUFFIXES, Entry, decode, read_entries
 from sagetune.sample import Sample
 
 # The mixture of the public reference's MixerConfig example; its order is that of the world's families.
 FAMILY_SHARES = {"tool_selection": 35, "planning": 30, "timing": 20, "general": 15}  # percent
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json")
 MAX_SKIPPED_SHARE = 0.05
 FORMS = "agent_sft:<split>, agent_benchmark:<family>:<split>, hf:<owner>/<name>:<split>, or a path to " + ", ".join(
     SUFFIXES
@@ -133,8 +133,9 @@ def load(reference: str, *, num_samples: int | None, seed: int = 0, on_error: st
         if num_samples is None:
             raise ValueError(f"data {reference!r} has no end: set budget.train_samples (or eval_samples) to a number")
         return Loaded(_load_world(rest, num_samples, seed), [])
-    records = _hub_records(rest) if kind == "hf" else _file_records(Path(reference))
-    loaded = _read(islice(records, num_samples), on_error)
+    entries = _hub_entries(rest) if kind == "hf" else read_entries(Path(reference))
+    complete = Beside(Path(reference)).complete if kind != "hf" else None
+    loaded = _read(islice(entries, num_samples), complete, on_error)
     if not loaded.samples:
         raise ValueError(f"data {reference!r} holds no record")
     return loaded
@@ -194,48 +195,28 @@ def _interleave(num_samples: int) -> list[str]:
     return order
 
 
-def _file_records(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """(place, default id, record or its JSON line) of each record."""
-    if path.suffix == ".json":
-        try:
-            records = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{error.lineno}: is not valid JSON ({error.msg})") from error
-        if isinstance(records, dict) and records and all(form_of(record) == "run" for record in records.values()):
-            records = runs(records)
-        if not isinstance(records, list):
-            raise ValueError(f"{path}: expected a JSON array of records; one record a line goes into a .jsonl file")
-        for number, record in enumerate(records, start=1):
-            yield f"{path}: record {number}", f"{path.stem}:{number}", record
-        return
-    stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield f"{path}:{number}", f"{stem}:{number}", line
-
-
-def _hub_records(rest: str) -> Iterator[tuple[str, str, Any]]:
+def _hub_entries(rest: str) -> Iterator[Entry]:
     from datasets import load_dataset  # a second to import, and only this form needs it
 
     name, _, split = rest.rpartition(":")
     for number, record in enumerate(load_dataset(name, split=split), start=1):
-        yield f"{name}:{split}: record {number}", f"{Path(name).name}:{number}", record
+        yield Entry(f"{name}:{split}", f"{name}:{split}: record {number}", f"{Path(name).name}:{number}", record)
 
 
-def _read(records: Iterator[tuple[str, str, Any]], on_error: str) -> Loaded:
+def _read(entries: Iterator[Entry], complete: Callable[[Any], Any] | None, on_error: str) -> Loaded:
     samples: dict[str, Sample] = {}
     skipped = []
-    for place, default_id, record in records:
+    for entry in entries:
         try:
-            sample = _sample(record, default_id, place)
+            record = decode(entry.record)
+            sample = _sample(complete(record) if complete else record, entry)
         except ValueError as error:
             if on_error == "raise":
-                raise ValueError(f"{place}: {error}") from error
-            skipped.append(f"{place}: {error}")
+                raise ValueError(f"{entry.place}: {error}") from error
+            skipped.append(f"{entry.place}: {error}")
             continue
         if sample["id"] in samples:
-            sample["id"] += f"@{default_id}"
+            sample["id"] += f"@{entry.default_id}"
         samples[sample["id"]] = sample
     if len(skipped) > MAX_SKIPPED_SHARE * (len(samples) + len(skipped)):
         share = f"{len(skipped)} of {len(samples) + len(skipped)} records are bad"
@@ -243,15 +224,10 @@ def _read(records: Iterator[tuple[str, str, Any]], on_error: str) -> Loaded:
     return Loaded(list(samples.values()), skipped)
 
 
-def _sample(record: Any, default_id: str, place: str) -> Sample:
-    if isinstance(record, bytes):
-        try:
-            record = json.loads(record)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"record: is not valid JSON ({error})") from error
+def _sample(record: Any, entry: Entry) -> Sample:
     _check_encodable(record)
     sample = from_fireact(record) if form_of(record) is not None else from_record(record)
-    return {**sample, "id": sample["id"] or default_id, "source": sample["source"] or place.rpartition(":")[0]}
+    return {**sample, "id": sample["id"] or entry.default_id, "source": sample["source"] or entry.source}
 
 
 def _check_encodable(record: Any) -> None:
