@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from sagetune.formats.decoding import NO_CALL
+from sagetune.formats.fireact import from_fireact
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -117,7 +118,21 @@ def dialogs(draw: st.DrawFn) -> dict[str, Any]:
 
 
 texts_alone = {"max_calls": 0, "max_tools": 0, "texts": words, "system": words}
+
+
+@st.composite
+def fireact_samples(draw: st.DrawFn) -> Any:
+    """What FireAct's reader makes of a run of a few searches: another sample is not in the format."""
+    word = st.from_regex(r"[a-z]{1,8}( [a-z]{1,8})?", fullmatch=True)
+    steps = draw(st.lists(st.tuples(word, word, word), max_size=3))
+    lines = [f"Thought: {t}\nAction: search[{q}]\nObservation: {seen}\n" for t, q, seen in steps]
+    reward = draw(st.sampled_from(["True", "1", "False", "0"]))
+    ending = f"Thought: so\nAction: finish[{draw(word)}]\nObservation: Episode finished, reward = {reward}\n"
+    return from_fireact({"instruction": draw(word), "input": "", "output": "".join(lines) + ending})
+
+
 FITTING = {
+    "fireact": fireact_samples(),
     "openai": samples(),
     "tau_bench": samples(),
     "sharegpt": samples(),

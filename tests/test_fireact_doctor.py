@@ -12,8 +12,8 @@ import pytest
 from sagetune import fireact_doctor, inspection
 from sagetune.commands.doctor import DoctorConfig, doctor
 from sagetune.config import AgentSFTConfig, BudgetConfig
-from sagetune.fireact_data import from_fireact, read
 from sagetune.fireact_doctor import FAULTS, NOTES, REMEDIES, find, questions, summary
+from sagetune.formats.fireact import from_fireact, read
 from sagetune.sources import load
 
 RELEASE = Path(__file__).parents[1].parent / "shared/data/fireact"

@@ -307,7 +307,7 @@ CHAT = [
         ("seal_tools", r"messages: Seal-Tools holds one user"),
         ("metatool", r"messages: MetaTool holds one user"),
         ("agent_sft", r"messages\[1\]\.tool_calls: a dialog holds no arguments"),
-        ("csv", r"format must be one of openai, sharegpt, .*, got 'csv'"),
+        ("csv", r"format must be one of fireact, openai, sharegpt, .*, got 'csv'"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused_by_field(format: str, message: str) -> None:

@@ -77,8 +77,6 @@ REAL = [
     *((f"bfcl_v4/BFCL_v4_{name}.json", "bfcl", *counts) for name, counts in BFCL.items()),
     ("glaive_sharegpt/glaive_toolcall_en_demo.json", "sharegpt", 300, 211),
     ("tau_bench/gpt-4o-airline.json", "tau_bench", 200, 1164),
-    ("fireact/finetune/gpt_format/hotpotqa.jsonl", "openai", 500, 0),
-    ("fireact/finetune/gpt_format/multitask_multimethod.jsonl", "openai", 2063, 0),
     ("seal_tools/dev.jsonl", "seal_tools", 700, 1804),
     ("seal_tools/test_in_domain.jsonl", "seal_tools", 700, 1795),
     ("metatool/all_clean_data.csv", "metatool", 20614, 20614),

@@ -16,8 +16,6 @@ ORDER = [
         "config",
         "sample",
         "formats",
-        "react_text",
-        "fireact_data",
         "world",
         "record_files",
         "beside",
@@ -61,7 +59,7 @@ ORDER = [
     ),
 ]
 LIGHT = (
-    *("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.react_text", "sagetune.fireact_data"),
+    *("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.formats.fireact"),
     *("sagetune.sources", "sagetune.world", "sagetune.evaluation.answers", "sagetune.trajectories.search"),
     *("sagetune.trajectories.bfcl", "sagetune.trajectories.collector", "sagetune.trajectories.convert"),
     *("sagetune.trajectories.agents", "sagetune.trajectories.endpoint"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sagetune.fireact_data import read
+from sagetune.formats.fireact import read
 from sagetune.trajectories.environment import AgentTask, Environment
 from sagetune.trajectories.search import NOTHING_FOUND, SearchEnvironment, search_tasks
 

@@ -160,10 +160,18 @@ def test_alpaca_is_react_text_in_one_output() -> None:
     assert record == {
         "instruction": "Delete a.",
         "input": "",
-        "output": 'Thought: I need the id.\nAction: find[{"title": "a"}]\nObservation: [{"id":7}]\n'
-        'Thought: Now I delete it.\nAction: delete[{"id": 7}]\nObservation: {"status":"deleted"}\n'
-        "Action: finish[Deleted 7.]",
+        "output": 'Thought: I need the id.\nAction: find\nAction Input: {"title": "a"}\nObservation: [{"id":7}]\n'
+        'Thought: Now I delete it.\nAction: delete\nAction Input: {"id": 7}\nObservation: {"status":"deleted"}\n'
+        "Final Answer: Deleted 7.\n",
     }
+    read = from_record(record)["messages"]
+    assert [
+        message.get("tool_calls", [{}])[0].get("function") for message in read if message["role"] == "assistant"
+    ] == [
+        {"name": "find", "arguments": {"title": "a"}},
+        {"name": "delete", "arguments": {"id": 7}},
+        None,
+    ]
     bare = TrajectoryToSFTConverter(SFTConversionConfig("alpaca", include_observation=False)).convert_single(
         trajectory()
     )

@@ -1,8 +1,8 @@
 """What is wrong with recorded runs of question answering: FireAct's published data has it all. Samples -> findings.
 
-The reader (:mod:`sagetune.fireact_data`) repairs what it can: rewards and observations leave the trained text, choices
-go back to the question. The findings tell what the record said, so that a figure can be compared with one that was
-trained on the raw text.
+The reader (:mod:`sagetune.formats.fireact`) repairs what it can: rewards and observations leave the trained text,
+choices go back to the question. The findings tell what the record said, so that a figure can be compared with one that
+was trained on the raw text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sagetune.fireact_data import FAILED, form_of, from_fireact, runs, to_fireact
+from sagetune.formats.fireact import FAILED, form_of, from_fireact, runs, to_fireact
 from sagetune.inspection import Finding
 from sagetune.sample import Sample
 

@@ -19,7 +19,6 @@ from sagetune import world
 from sagetune.beside import Beside
 from sagetune.config import RunConfig
 from sagetune.config.coreset import TARGETED_STRATEGIES
-from sagetune.fireact_data import form_of, from_fireact
 from sagetune.formats import from_record
 from sagetune.record_files import SUFFIXES, Entry, decode, read_entries
 from sagetune.sample import Sample
@@ -226,7 +225,7 @@ def _read(entries: Iterator[Entry], complete: Callable[[Any], Any] | None, on_er
 
 def _sample(record: Any, entry: Entry) -> Sample:
     _check_encodable(record)
-    sample = from_fireact(record) if form_of(record) is not None else from_record(record)
+    sample = from_record(record)
     return {**sample, "id": sample["id"] or entry.default_id, "source": sample["source"] or entry.source}
 
 

@@ -15,6 +15,7 @@ from sagetune.formats.alpaca import from_alpaca, to_alpaca
 from sagetune.formats.bfcl import from_bfcl, to_bfcl
 from sagetune.formats.comparing import first_difference
 from sagetune.formats.decoding import turns_of
+from sagetune.formats.fireact import form_of, from_fireact, to_fireact
 from sagetune.formats.hermes import from_hermes, is_hermes, to_hermes
 from sagetune.formats.metatool import from_metatool, to_metatool
 from sagetune.formats.openai import MESSAGE_LISTS, from_openai, to_openai, to_tau_bench
@@ -25,6 +26,7 @@ from sagetune.formats.xlam import from_xlam, to_xlam
 from sagetune.sample import Sample
 
 READERS: dict[str, Callable[[dict[str, Any]], Sample]] = {
+    "fireact": from_fireact,
     "openai": from_openai,
     "sharegpt": from_sharegpt,
     "agent_instruct": from_agent_instruct,
@@ -39,6 +41,7 @@ READERS: dict[str, Callable[[dict[str, Any]], Sample]] = {
     "agent_sft": from_agent_sft,
 }
 WRITERS: dict[str, Callable[[Sample], dict[str, Any]]] = {
+    "fireact": to_fireact,
     "openai": to_openai,
     "sharegpt": to_sharegpt,
     "agent_instruct": to_agent_instruct,
@@ -70,9 +73,14 @@ KNOWN = "; ".join([f"a list of turns under {' or '.join(MESSAGE_LISTS)}", *(f"{n
 
 
 def detect(record: dict[str, Any]) -> str:
-    """Which of FORMATS `record` is in: a list of messages tells first, then the fields. ValueError if in none."""
+    """Which of FORMATS `record` is in: ReAct text tells first, then a list of messages, then the fields.
+
+    Raises ValueError if in none.
+    """
     if not isinstance(record, dict):
         raise ValueError(f"record: expected a JSON object, got {record!r:.80}")
+    if form_of(record) is not None:
+        return "fireact"
     name = next((name for name in MESSAGE_LISTS if name in record), None)
     if name is not None:
         return _conversation(record, name)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from sagetune.config.trajectories import MIN_REWARD, CollectorConfig, SFTConversionConfig
+from sagetune.formats.react import to_react
 from sagetune.sample import Message, check_sample
 from sagetune.trajectories.collector import TrajectoryCollector
 from sagetune.trajectories.filter import TrajectoryFilter
-from sagetune.trajectories.record import FINISH, AgentTrajectory, messages_of
+from sagetune.trajectories.record import AgentTrajectory, messages_of, own_messages
 
 
 class TrajectoryToSFTConverter:
     """Turns trajectories into records that `sft.train_data` reads.
 
     chatml: a sample: the instruction, one assistant message a turn (thought, and tool calls), observations as tool
-    messages without a loss. alpaca: {"instruction", "input", "output"} with the turns as ReAct text in `output`.
+    messages without a loss. alpaca: {"instruction", "input", "output"} with this attempt's turns as ReAct text in
+    `output`, arguments as JSON; it cannot hold a user's further turns.
     """
 
     def __init__(self, config: SFTConversionConfig | None = None) -> None:
@@ -61,17 +62,23 @@ class TrajectoryToSFTConverter:
         return {**message, "loss": True} if trained else message
 
     def _alpaca(self, trajectory: AgentTrajectory) -> dict[str, Any]:
-        prompt = self.config.system_prompt
-        lines = []
-        for step in trajectory.steps:
-            if step.thought:
-                lines.append(f"Thought: {step.thought}")
-            answer = step.action_input.get("answer") if step.action == FINISH else None
-            lines.append(f"Action: {step.action}[{answer if answer is not None else json.dumps(step.action_input)}]")
-            if self.config.include_observation and step.observation:
-                lines.append(f"Observation: {step.observation}")
-        instruction = f"{prompt}\n\n{trajectory.instruction}" if prompt else trajectory.instruction
-        return {"instruction": instruction, "input": "", "output": "\n".join(lines)}
+        opening, own = own_messages(trajectory)
+        kept = [message for message in own if self.config.include_observation or message["role"] != "tool"]
+        told = [opening[-1]["content"], *(m["content"] for m in opening[:-1] if m["role"] == "system")]
+        system = self.config.system_prompt or "\n\n".join(told[1:])
+        instruction = f"{system}\n\n{told[0]}" if system else told[0]
+        return {
+            "instruction": instruction,
+            "input": "",
+            "output": to_react([_answering(m) for m in kept], {"json": True}),
+        }
+
+
+def _answering(message: Message) -> Message:
+    """An answer with the label that ReAct text has for it."""
+    if message["role"] != "assistant" or message.get("tool_calls"):
+        return message
+    return {**message, "content": f"Final Answer: {message['content']}"}
 
 
 def collect_and_convert(

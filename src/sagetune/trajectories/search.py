@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sagetune.evaluation.answers import exact_match, normalized
-from sagetune.fireact_data import TOOLS, read
+from sagetune.formats.fireact import TOOLS, read
 from sagetune.sample import Message, Sample, ToolCall
 from sagetune.trajectories.environment import AgentTask, StepResult
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagetune.react_text import final_answer, from_react, to_react
+from sagetune.formats.react import final_answer, from_react, to_react
 
 
 def assistant(content: str, *calls: tuple[str, dict[str, Any]], first: int = 1) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sagetune.react_text import LABEL, from_react, to_react
+from sagetune.formats.react import LABEL, from_react, to_react
 from sagetune.sample import Message, Sample, check_sample
 
 FORMS = ("alpaca", "gpt", "run")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sagetune.fireact_data import FRAME, form_of, from_fireact, read, to_fireact
+from sagetune.formats.fireact import FRAME, form_of, from_fireact, read, to_fireact
 from sagetune.sources import load
 
 RELEASE = Path(__file__).parents[1].parent / "shared/data/fireact"
