@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterable
+from types import UnionType
 from typing import Any, cast
 
 from sagetune.sample import Message, Sample, ToolCall, check_sample, check_tool
@@ -50,7 +51,7 @@ def own_fields(sample: Sample, meta: dict[str, Any]) -> dict[str, Any]:
     return fields | ({"meta": to_json(meta)} if meta else {})
 
 
-def require(record: dict[str, Any], field: str, kind: type, name: str) -> Any:
+def require(record: dict[str, Any], field: str, kind: type | UnionType, name: str) -> Any:
     """The value of `field`, which has to be a `kind`; `name` says so in words."""
     value = record.get(field)
     if not isinstance(value, kind):

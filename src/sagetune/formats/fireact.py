@@ -21,6 +21,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sagetune.formats.decoding import require, turns_of
 from sagetune.formats.react import LABEL, from_react, to_react
 from sagetune.sample import Message, Sample, check_sample
 
@@ -127,6 +128,9 @@ def _is_plain(message: Any) -> bool:
 
 
 def _from_alpaca(record: dict[str, Any]) -> tuple[list[Message], dict[str, Any]]:
+    require(record, "instruction", str, "a string")
+    if record.get("input") is not None:
+        require(record, "input", str, "a string")
     start = LABEL.search(record["output"])
     lead = record["output"][: start.start()] if start else ""
     messages, told = _from_text(record["output"][len(lead) :])
@@ -134,7 +138,7 @@ def _from_alpaca(record: dict[str, Any]) -> tuple[list[Message], dict[str, Any]]
         told["lead"] = lead
     if record.get("input"):
         told["input"] = record["input"]
-    asked = [record["instruction"], record.get("input", ""), lead.removesuffix("\n")]
+    asked = [record["instruction"], record.get("input"), lead.removesuffix("\n")]
     return [{"role": "user", "content": "\n".join(text for text in asked if text)}, *messages], told
 
 
@@ -234,6 +238,11 @@ def _to_turns(messages: list[Message], layouts: dict[str, Any]) -> list[dict[str
 def _from_run(record: dict[str, Any]) -> tuple[list[Message], dict[str, Any]]:
     rest = {key: value for key, value in record.items() if key not in ("id", "traj", "traj_by_line")}
     traj, prompt = record["traj"], record.get("prompt") or ""
+    if not isinstance(traj, str) and not all(_is_plain(turn) for turn in turns_of("traj", traj)):
+        raise ValueError("traj: expected ReAct text, or messages of role and content")
+    if not isinstance(prompt, type(traj)) and prompt:
+        raise ValueError(f"prompt: expected what traj is, a {type(traj).__name__}, got {prompt!r:.80}")
+    require(record, "reward", bool | int | float, "true, false or a number")
     told: dict[str, Any] = {"run": rest}
     if prompt and traj[: len(prompt)] == prompt:  # FireAct cuts the few-shot prompt off; other recorders may not
         traj = traj[len(prompt) :]
