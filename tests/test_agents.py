@@ -57,8 +57,8 @@ def test_anything_else_is_refused_with_what_is_accepted(given: Any) -> None:
 
 
 def test_a_replayed_task_without_a_record_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no trajectory of task"):
-        ReplayAgent([AgentTrajectory("other", "", [])]).start(Episode(planning_task(), ""))
+    with pytest.raises(ValueError, match="there is no trajectory of attempt 0 of method"):
+        ReplayAgent([AgentTrajectory("other", "", [])]).start(Episode(planning_task(), "plain"))
 
 
 def test_a_script_that_is_over_is_a_bad_reply() -> None:
@@ -72,7 +72,7 @@ def test_a_bad_reply_knows_what_it_cost() -> None:
 
 
 def test_an_agent_with_a_loop_of_its_own_is_held_to_its_turns() -> None:
-    episode = Episode(planning_task(), "", max_steps=2)
+    episode = Episode(planning_task(), "plain", max_steps=2)
     for _ in range(2):
         episode.call("nothing", {})
     with pytest.raises(OutOfSteps, match="after 2 steps"):

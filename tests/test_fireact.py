@@ -12,11 +12,13 @@ from omegaconf import OmegaConf
 
 from sagetune.config import CONF_DIR, BudgetConfig, RunConfig
 from sagetune.config.trajectories import AgentConfig, CollectorConfig, FilterConfig, TrajectoriesConfig
+from sagetune.files import write_json
 from sagetune.modules.sft import SFTModule
-from sagetune.report import write_html, write_json
+from sagetune.report import write_html
 from sagetune.run import summarise
 from sagetune.runfolder import RunFolder
 from sagetune.trainer import AgentSFTTrainer
+from sagetune.trajectories.expert import ExpertAgent
 from sagetune.trajectories.record import load_trajectories
 
 MakeRun = Callable[..., RunConfig]
@@ -82,21 +84,45 @@ def test_the_baseline_trains_on_no_thought(make_run: MakeRun, monkeypatch: pytes
     assert not folder.trajectories.exists()
 
 
-def test_a_run_that_goes_on_collects_nothing_twice(make_run: MakeRun) -> None:
+def test_a_run_that_goes_on_trains_on_the_same_attempts(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on those that were kept while others broke: a rerun of the collection would make these again."""
     run = fireact(make_run)
-    first = AgentSFTTrainer(run).train()
-    folder = RunFolder(Path(first.run_dir))
-    lines = folder.trajectories.read_text().splitlines()
-    folder.trajectories.write_text("".join(line + "\n" for line in lines[:10]))
-    run.run_name = "again"
-    again = RunFolder.create(run)
-    again.trajectories.write_text(folder.trajectories.read_text())
-    AgentSFTTrainer(run).data.pool(AgentSFTTrainer(run)._gatherer(again))
+    folder = RunFolder.create(run)
+    start, broken = ExpertAgent.start, [3]
 
-    def content(text: str) -> list[Any]:
-        return sorted((row["task_id"], row["messages"]) for row in map(json.loads, text.splitlines()))
+    def sometimes(agent: ExpertAgent, episode: Any) -> Any:
+        broken[0] -= 1
+        if broken[0] in (0, 1):
+            raise ConnectionError("no route to host")
+        return start(agent, episode)
 
-    assert content(again.trajectories.read_text()) == content("\n".join(lines))
+    monkeypatch.setattr(ExpertAgent, "start", sometimes)
+    first = AgentSFTTrainer(run).data.pool(AgentSFTTrainer(run)._gatherer(folder))
+    mark = folder.gathering.read_text()
+    assert json.loads(mark)["endings"]["error"] == 2
+    again = AgentSFTTrainer(run).data.pool(AgentSFTTrainer(run)._gatherer(folder))
+    assert [sample["messages"] for sample in again.samples] == [sample["messages"] for sample in first.samples]
+    assert folder.gathering.read_text() == mark
+    folder.gathering.unlink()  # killed while it collected: only what is missing is made
+    AgentSFTTrainer(run).data.pool(AgentSFTTrainer(run)._gatherer(folder))
+    assert len(folder.trajectories.read_text().splitlines()) == NUM_TASKS + 2
+
+
+def test_tasks_of_recorded_searches_can_stand_in_for_the_data(make_run: MakeRun, tmp_path: Path) -> None:
+    lines = "Thought: a\nAction: search[q]\nObservation: r\nThought: b\nAction: finish[x]\n"
+    record = {"reward": True, "em": True, "f1": 1.0, "gt": "x", "pred": "x", "prompt": "", "traj": f"Who?\n{lines}"}
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps({"7": {**record, "traj_by_line": []}}))
+    run = fireact(make_run, agent=AgentConfig(), tasks=f"search:{path}")
+    trainer = AgentSFTTrainer(run)
+    pool = trainer.data.pool(trainer._gatherer(RunFolder.create(run)))
+    assert [message["content"] for message in pool.samples[0]["messages"]] == [
+        *("Who?", "a", "r", "b", "Episode finished"),
+    ]
+    assert trainer.data.counts["train"]["reference"] == f"search:{path}"
+    run.trajectories.tasks = "search:nowhere.json"
+    with pytest.raises(ValueError, match=r"there is no 'nowhere\.json'"):
+        AgentSFTTrainer(run)
 
 
 def test_nothing_that_can_be_trained_on_is_told(make_run: MakeRun) -> None:

@@ -114,7 +114,7 @@ def test_the_experts_words_through_a_framework_solve_the_task(kind: Any, make: A
 def test_parallel_calls_run_in_their_order(kind: Any, make: Any) -> None:
     task = task_of("planning")
     call = next(calls[0] for _, calls in gold_turns(task) if calls)
-    episode = Episode(task, "")
+    episode = Episode(task, "plain")
     kind(make([("both", [call, (call[0], {**call[1], "extra": 1})]), ("over", [])])).run_episode(episode)
     steps = episode.end("finished").steps
     assert steps[0].thought == "both"
@@ -126,7 +126,7 @@ def test_parallel_calls_run_in_their_order(kind: Any, make: Any) -> None:
 def test_what_stands_behind_the_last_call_does_not_run(kind: Any, make: Any) -> None:
     task = task_of("tool_selection")
     call = next(calls[0] for _, calls in gold_turns(task) if calls)
-    episode = Episode(task, "")
+    episode = Episode(task, "plain")
     kind(make([("three times", [call] * 3)])).run_episode(episode)
     assert len(episode.end("finished").steps) == 1
 
@@ -142,14 +142,14 @@ def test_a_defect_of_the_world_reaches_the_collector_and_not_the_model(kind: Any
     broken = AgentTask(task.id, task.user, lambda: Broken(task))
     turns = gold_turns(task_of("planning"))
     with pytest.raises(OSError, match="the disk is full"):
-        kind(make(turns)).run_episode(Episode(broken, ""))
+        kind(make(turns)).run_episode(Episode(broken, "plain"))
 
 
 @each_kind
 def test_the_turns_of_an_episode_hold_for_a_framework(kind: Any, make: Any) -> None:
     task = task_of("planning")
     call = next(calls[0] for _, calls in gold_turns(task) if calls)
-    episode = Episode(task, "", max_steps=2)
+    episode = Episode(task, "plain", max_steps=2)
     with pytest.raises(OutOfSteps, match="after 2 steps"):
         kind(make([("again", [call])] * 5)).run_episode(episode)
     assert len(episode.end("max_steps").steps) == 2
@@ -159,7 +159,7 @@ def test_the_own_limit_of_smolagents_is_out_of_steps() -> None:
     task = task_of("planning")
     call = next(calls[0] for _, calls in gold_turns(task) if calls)
     agent = SmolagentsAgent(smol([*[("again", [call])] * 2, ("a forced answer", [])], max_steps=2))
-    episode = Episode(task, "")
+    episode = Episode(task, "plain")
     with pytest.raises(OutOfSteps, match="no answer after 2 steps"):
         agent.run_episode(episode)
     assert episode.num_turns == 2
@@ -171,13 +171,13 @@ def test_the_own_limit_of_langgraph_is_out_of_steps() -> None:
     call = next(calls[0] for _, calls in gold_turns(task) if calls)
     make = lang([("again", [call])] * 9)
     with pytest.raises(OutOfSteps, match="LangGraph"):
-        LangChainAgent(lambda tools: make(tools).with_config(recursion_limit=4)).run_episode(Episode(task, ""))
+        LangChainAgent(lambda tools: make(tools).with_config(recursion_limit=4)).run_episode(Episode(task, "plain"))
 
 
 @each_kind
 def test_a_call_that_the_framework_refuses_goes_back_to_the_model(kind: Any, make: Any) -> None:
     task = task_of("planning")
-    episode = Episode(task, "")
+    episode = Episode(task, "plain")
     kind(make([("try", [("no_such_tool", {})]), *gold_turns(task)])).run_episode(episode)
     assert episode.end("finished").success
 
@@ -217,7 +217,7 @@ def test_a_smolagents_agent_is_taken_as_it_is_and_its_tools_are_swapped() -> Non
     given = smolagents.ToolCallingAgent([own_tool], model, verbosity_level=-1)
     agent = as_agent(given)
     for _ in range(2):
-        episode = Episode(task, "")
+        episode = Episode(task, "plain")
         agent.run_episode(episode)  # type: ignore[union-attr]
         assert episode.end("finished").success
     names = {tool["function"]["name"] for tool in episode.tools}

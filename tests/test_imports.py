@@ -14,6 +14,7 @@ ORDER = [
     *(
         "processor",
         "config",
+        "files",
         "sample",
         "formats",
         "world",

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from sagetune import report
 from sagetune.config import AgentSFTConfig, MethodInfo, RunConfig
+from sagetune.files import write_json
 from sagetune.runfolder import RunFolder
 
 
@@ -55,8 +56,8 @@ def folder(tmp_path: Path) -> RunFolder:
         sft=AgentSFTConfig("tiny", "data", output_dir=tmp_path), method=MethodInfo(name="DoRA"), run_name="r"
     )
     folder = RunFolder.create(run)
-    report.write_json(folder.result, RESULT)
-    report.write_json(
+    write_json(folder.result, RESULT)
+    write_json(
         folder.environment, {"time": "2026-11-23", "python": "3.11.7", "versions": {"torch": "2.13.0"}, "git": None}
     )
     metrics = [{"step": step, "train/loss": 1 / step, "train/lr": 1e-3} for step in (1, 2, 3)]
@@ -125,7 +126,7 @@ STREAM = {
 
 def test_a_stream_is_shown_as_shaded_table_and_curves(folder: RunFolder) -> None:
     replay = {"rows": 7, "seconds": 0.5, "own_answers": 0, "buffer": {"samples": 3, "bytes": 99, "tasks": {"mail": 3}}}
-    report.write_json(folder.result, {**RESULT, "stream": STREAM, "replay": replay})
+    write_json(folder.result, {**RESULT, "stream": STREAM, "replay": replay})
     page = report.write_html(folder.path).read_text()
     assert "Tasks one after the other" in page
     rows = re.findall(r"<tr><td>((?:untouched|after \w+))</td>(.*?)</tr>", page)
@@ -164,7 +165,7 @@ def test_the_same_files_give_the_same_bytes(folder: RunFolder) -> None:
 def test_a_failed_run_has_a_page_with_its_reason(folder: RunFolder) -> None:
     names = ("method", "seed")
     failed = {"status": "failed", "reason": "loss is not finite", **{name: RESULT[name] for name in names}}
-    report.write_json(folder.result, failed)
+    write_json(folder.result, failed)
     for path in (folder.metrics, folder.samples, folder.environment):
         path.unlink()
     assert "loss is not finite" in report.write_html(folder.path).read_text(encoding="utf-8")
@@ -177,10 +178,10 @@ def test_samples_shown_are_of_every_kind() -> None:
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    report.write_json(path, {"loss": float("nan"), "tokens": [1, float("inf")]})
+    write_json(path, {"loss": float("nan"), "tokens": [1, float("inf")]})
     assert json.loads(path.read_text()) == {"loss": None, "tokens": [1, None]}
     with pytest.raises(TypeError):
-        report.write_json(path, {"model": object()})
+        write_json(path, {"model": object()})
     assert json.loads(path.read_text())["tokens"] == [1, None]
     assert list(tmp_path.iterdir()) == [path]
 

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sagetune.config import CONF_DIR, BudgetConfig, CoresetConfig, ModelConfig, RunConfig
+from sagetune.files import write_json
 from sagetune.modules.sft import NonFiniteError, SFTModule
-from sagetune.report import write_html, write_json
+from sagetune.report import write_html
 from sagetune.run import summarise
 from sagetune.runfolder import RunFolder
 from sagetune.selection.summary import SelectionFile

@@ -14,16 +14,21 @@ from transformers import PreTrainedTokenizerBase
 
 from sage.libs.finetune.agent import (
     AgentTrajectory,
+    CollectorConfig,
     SFTConversionConfig,
+    TrajectoryCollector,
     TrajectoryFilter,
     TrajectoryStep,
     TrajectoryToSFTConverter,
     load_trajectories,
 )
+from sagetune import world
 from sagetune.chat import IGNORE_INDEX, Encoded, encode
 from sagetune.config import ModelConfig
 from sagetune.formats import from_record
 from sagetune.models import load_tokenizer
+from sagetune.trajectories.episode import RETRY
+from sagetune.trajectories.expert import ExpertAgent
 from sagetune.trajectories.filter import preference_pairs
 from sagetune.trajectories.record import FINISH, messages_of, own_messages, save_trajectories, steps_of
 
@@ -260,3 +265,38 @@ def test_a_converted_file_is_training_data(tmp_path: Path) -> None:
     assert [sample["messages"] for sample in load(str(path), num_samples=None).samples] == [
         record["messages"] for record in records
     ]
+
+
+def test_a_shortened_sample_keeps_its_task_and_lets_the_failed_attempt_go(tokenizer: PreTrainedTokenizerBase) -> None:
+    task = next(sample for sample in world.generate("planning", "train", 40) if len(sample["messages"]) > 6)
+    for seed in range(40):
+        collector = TrajectoryCollector(ExpertAgent(0.4, seed=seed), CollectorConfig(methods=["reflexion"]))
+        found = [one for one in collector.attempts([task]) if one.attempt == 1 and one.success]
+        if found:
+            break
+    (record,) = TrajectoryToSFTConverter().convert(found)
+    whole = encode(from_record(record), tokenizer, 100_000)
+    assert isinstance(whole, Encoded)
+    cut = encode(from_record(record), tokenizer, len(whole.input_ids) - 1)
+    assert isinstance(cut, Encoded)
+    text = tokenizer.decode(cut.input_ids)
+    assert task["messages"][0]["content"] in text
+    assert RETRY in text
+    assert cut.dropped_messages == found[0].own_from - 2
+    assert [label for label in cut.labels if label != IGNORE_INDEX] == [
+        label for label in whole.labels if label != IGNORE_INDEX
+    ]
+
+
+def test_an_earlier_attempts_observations_are_never_learnt() -> None:
+    failed = trajectory(success=False, steps=[LOOK_UP], messages=messages_of(trajectory(steps=[LOOK_UP])))
+    messages = [*failed.messages, {"role": "user", "content": RETRY}, *messages_of(trajectory())[1:]]
+    second = trajectory(messages=messages, own_from=len(failed.messages) + 1)
+    record = TrajectoryToSFTConverter(SFTConversionConfig(mask_observation=False)).convert_single(second)
+    assert [message.get("loss") for message in record["messages"] if message["role"] == "tool"] == [None, True, True]
+    assert preference_pairs([second, trajectory(success=False)]) == [], "it answers to what came before, too"
+
+
+def test_records_of_one_task_have_ids_of_their_own() -> None:
+    records = TrajectoryToSFTConverter().convert([trajectory(), trajectory(), trajectory()])
+    assert len({record["id"] for record in records}) == 3

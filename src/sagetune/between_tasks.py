@@ -13,9 +13,9 @@ from sagetune.batching import collate
 from sagetune.chat import encode_all
 from sagetune.config import RunConfig
 from sagetune.evaluation.own_answers import own_answers
+from sagetune.files import write_json
 from sagetune.modules.sft import SFTModule
 from sagetune.replay.step import Replayer
-from sagetune.report import write_json
 from sagetune.runfolder import RunFolder
 from sagetune.stream import StreamLoader
 from sagetune.tracking import Tracker

@@ -33,7 +33,7 @@ from sagetune.chat_template import (
     tokenize,
     tokenizer_name,
 )
-from sagetune.sample import Message, Sample
+from sagetune.sample import KEEP_FIRST, Message, Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -166,7 +166,8 @@ def _encode(sample: Sample, template: Template, max_length: int) -> Encoded | Un
     if found:
         return Unfit(sample["id"], "control_token", f"its text holds the tokenizer's control token {found.group()!r}")
     try:
-        kept, input_ids, turns = _fit(messages, tools, template, max_length)
+        keep = int(sample["meta"].get(KEEP_FIRST, 0))
+        kept, input_ids, turns = _fit(messages, tools, template, max_length, keep)
     except TemplateError as error:
         name = tokenizer_name(template.tokenizer)
         raise ValueError(
@@ -190,23 +191,26 @@ def _until_last_supervised(messages: Sequence[Message]) -> list[Message]:
 
 
 def _fit(
-    messages: list[Message], tools: list[dict[str, Any]], template: Template, max_length: int
+    messages: list[Message], tools: list[dict[str, Any]], template: Template, max_length: int, keep: int
 ) -> tuple[list[Message], list[int], list[range]]:
     """The messages that stay, their tokens and the token range of each turn; too long if none can go."""
     input_ids, turns = tokenize(messages, tools, template)
     if len(input_ids) <= max_length:
         return messages, input_ids, turns
-    shorter = _shorter(messages)
+    shorter = _shorter(messages, keep)
     # Dropping more never makes it longer, so a binary search finds the most that fits in few renderings.
     first = bisect_left(shorter, True, key=lambda kept: len(tokenize(kept, tools, template)[0]) <= max_length)
     kept = shorter[min(first, len(shorter) - 1)]
     return kept, *tokenize(kept, tools, template)
 
 
-def _shorter(messages: list[Message]) -> list[list[Message]]:
-    """`messages` without its oldest exchange, without its two oldest, ..., down to the system part and the last one."""
+def _shorter(messages: list[Message], keep: int) -> list[list[Message]]:
+    """`messages` without its oldest exchange, without its two oldest, ..., down to the system part and the last one.
+
+    keep: messages at the head that stay in any case.
+    """
     roles = [message["role"] for message in messages]
-    head = next((index for index, role in enumerate(roles) if role != "system"), len(roles))
+    head = max(keep, next((index for index, role in enumerate(roles) if role != "system"), len(roles)))
     starts = [i for i in range(head + 1, len(roles)) if roles[i] == "user" and roles[i - 1] != "user"]
     return [messages[:head] + messages[start:] for start in starts] or [messages]
 

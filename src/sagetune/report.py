@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import subprocess
@@ -18,6 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from sagetune.files import write_text
 from sagetune.plots import CURVES, draw_attempts, draw_curve, draw_selection, draw_stream
 from sagetune.runfolder import RunFolder
 
@@ -67,28 +67,6 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` in one step: a reader, or a kill, finds the old file or the new one, never a part."""
-    text = json.dumps(without_infinities(value), indent=2, ensure_ascii=False)
-    write_text(path, text + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside `path` and rename, so that a reader finds the old content or the new, never a part."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def without_infinities(value: Any) -> Any:
-    """`value` with None for NaN and the infinities, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: without_infinities(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_infinities(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def before_after_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -233,8 +211,8 @@ def trajectories_view(gathering: dict[str, Any]) -> dict[str, Any]:
     rows = []
     for kind, shares in (("method", gathering["methods"]), ("family", gathering["tasks"])):
         for name, share in shares.items():
-            solved = gathering["success"][kind].get(name, {"solved": 0})["solved"]
-            rows.append({"name": name or "(none)", "solved": solved, **share})
+            judged = gathering["success"][kind].get(name, {"solved": 0, "total": 0})  # without those that broke
+            rows.append({"name": name or "(none)", "kept": share["kept"], **judged})
     return {**gathering, "rows": rows, "plot": draw_attempts(rows)}
 
 

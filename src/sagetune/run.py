@@ -20,6 +20,7 @@ from sagetune import report, world
 from sagetune.between_tasks import read_rows, score_matrix, task_figures
 from sagetune.config import RunConfig
 from sagetune.evaluation import continual
+from sagetune.files import write_json, write_text
 from sagetune.interrupts import Interrupted, Interrupts
 from sagetune.runfolder import RunFolder
 from sagetune.tracking import Tracker
@@ -36,7 +37,7 @@ def execute(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Consol
     after = _once(folder.after, lambda: measured(reloaded(trainer, folder), "after training"))
     write_samples(folder, before, after)
     result = summarise(run, folder, before, training, after)
-    report.write_json(folder.result, result)
+    write_json(folder.result, result)
     mirror(tracker, folder, result)
     report.write_html(folder.path)  # last: a run is done when its report is there
     return result
@@ -115,7 +116,7 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
     """The content of result.json; generated texts are in samples.jsonl."""
     figures = {when: _without_items(measured) for when, measured in (("before", before), ("after", after))}
     spent = {f"{when}_{what}": s for when in figures for what, s in figures[when].pop("seconds").items()}
-    gathering = json.loads(folder.gathering.read_text()) if folder.gathering.is_file() else None
+    gathering = without(json.loads(folder.gathering.read_text()), "keys") if folder.gathering.is_file() else None
     collecting = {"collect": gathering["wall_seconds"]} if gathering else {}
     selecting = {"select": training["selection"]["seconds"]} if training["selection"] else {}
     return {
@@ -167,8 +168,12 @@ def replay(folder: RunFolder) -> Measured | None:
     """What was replayed and what it cost, without the list of samples."""
     if not folder.replay.is_file():
         return None
-    record = json.loads(folder.replay.read_text())
-    return {name: value for name, value in record.items() if name not in ("replayed", "kept")}
+    return without(json.loads(folder.replay.read_text()), "replayed", "kept")
+
+
+def without(record: Measured, *names: str) -> Measured:
+    """The record without its long lists."""
+    return {name: value for name, value in record.items() if name not in names}
 
 
 def peak_memory_mb() -> float:
@@ -194,7 +199,7 @@ def write_samples(folder: RunFolder, before: Measured, after: Measured) -> None:
     for old, new in zip(before["actions"]["items"], after["actions"]["items"], strict=True):
         shared = {name: new[name] for name in ("id", "task", "prompt", "gold")}
         rows.append({**shared, **_half(old, "before"), **_half(new, "after")})
-    report.write_text(folder.samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(folder.samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def mirror(tracker: Tracker, folder: RunFolder, result: Measured) -> None:
@@ -219,7 +224,7 @@ def _half(row: Measured, when: str) -> Measured:
 def _once(path: Path, make: Callable[[], Measured]) -> Measured:
     """What `make` returned, now or in an earlier attempt at this run."""
     if not path.is_file():
-        report.write_json(path, make())
+        write_json(path, make())
     return json.loads(path.read_text())
 
 
@@ -237,4 +242,4 @@ def _is_done(folder: RunFolder) -> bool:
 
 def _write_status(folder: RunFolder, run: RunConfig, status: str, reason: str) -> None:
     row = {"status": status, "reason": reason, "method": dataclasses.asdict(run.method), "seed": run.seed}
-    report.write_json(folder.result, row)
+    write_json(folder.result, row)

@@ -29,8 +29,9 @@ class RunData:
 
     def pool(self, gather: Callable[[list[Sample]], list[Sample]] | None = None) -> TrainingPool:
         """The training samples that fit. gather: turns the samples that were read into those to train on."""
-        parts = sources.parts_of(self._run, "train")
-        samples, skipped = self._read(parts)
+        own_tasks = self._run.trajectories.tasks if self._run.trajectories.use else None
+        parts = [sources.Part(own_tasks, None)] if own_tasks is not None else sources.parts_of(self._run, "train")
+        samples, skipped = self._read(parts) if own_tasks is None else ([], 0)
         samples = samples if gather is None else gather(samples)
         encoded = self._encoded(parts, samples, skipped, "train")
         by_id = {sample["id"]: sample for sample in samples}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict
 
+KEEP_FIRST = "keep_first"
+"""Key of `meta`: how many messages at the head stay when a sample is shortened, beside the system's. Default 0."""
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -47,7 +49,7 @@ class Sample(TypedDict):
 
     id: unique inside its source. messages: in order. tools: OpenAI function tools
     (`{"type": "function", "function": {"name", "description", "parameters"}}`). task: capability or task family, "" if
-    unknown. source: where it was read. meta: anything else, never rendered.
+    unknown. source: where it was read. meta: anything else, never rendered; KEEP_FIRST there is heeded.
     """
 
     id: str

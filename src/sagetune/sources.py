@@ -98,6 +98,8 @@ def check_reference(reference: str) -> None:
 
 def check_run(run: RunConfig) -> None:
     """`check_reference` for all that a run reads; the error names the field."""
+    if run.trajectories.use and run.trajectories.tasks is not None:
+        check_tasks(run.trajectories.tasks)
     if run.continual.tasks is None:
         fields = {"sft.train_data": run.sft.train_data, "sft.eval_data": run.sft.eval_data}
         check_references(fields | {"evaluation.data": run.evaluation.data})
@@ -106,6 +108,15 @@ def check_run(run: RunConfig) -> None:
     for use in ("train", "eval", "benchmark", *(["dev"] if selects_for else [])):
         for part in parts_of(run, use):
             check_references({"continual.tasks" if part.task else "data": part.reference})
+
+
+def check_tasks(reference: str) -> None:
+    """Raise ValueError, at once, if `reference` names no tasks."""
+    kind, _, place = reference.partition(":")
+    if kind not in ("search", "bfcl"):
+        raise ValueError(f"trajectories.tasks must be search:<path>, bfcl:<folder> or null, got {reference!r}")
+    if not place or not Path(place).exists():
+        raise ValueError(f"trajectories.tasks: there is no {place!r}; the current folder is {Path.cwd()}")
 
 
 def check_references(named: dict[str, str | None]) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from sagetune.config import WANDB_MODES, RunConfig
-from sagetune.report import without_infinities
+from sagetune.files import without_infinities
 from sagetune.runfolder import RunFolder, plain
 
 if TYPE_CHECKING:

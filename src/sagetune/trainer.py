@@ -23,12 +23,13 @@ from sagetune.chat import Encoded
 from sagetune.config import AgentSFTConfig, RunConfig
 from sagetune.config.trajectories import AgentConfig
 from sagetune.evaluation.tokens import EvalResult, evaluate_tokens
+from sagetune.files import write_json
 from sagetune.interrupts import Interrupts
 from sagetune.measuring import measure
 from sagetune.modules.callbacks import Checkpoints, ProgressBar, StepLog
 from sagetune.modules.sft import SFTModule
 from sagetune.replay.step import Replayer
-from sagetune.report import environment, write_json
+from sagetune.report import environment
 from sagetune.run_data import RunData
 from sagetune.runfolder import RunFolder
 from sagetune.sample import Sample, check_sample
@@ -291,9 +292,8 @@ class AgentSFTTrainer:
             return None
 
         def gather(samples: list[Sample]) -> list[Sample]:
-            found, figures = gathered(self.run, samples, folder.trajectories, self.local_agent, self.console)
-            write_json(folder.gathering, figures)
-            return found
+            paths = (folder.trajectories, folder.gathering)
+            return gathered(self.run, samples, *paths, self.local_agent, self.console)
 
         return gather
 
@@ -306,7 +306,9 @@ class AgentSFTTrainer:
             "seed": self.run.trajectories.collector.seed,
         }
         if config.model is not None:
-            return local_agent(config.model, base_model=self.run.sft.base_model, config=self.run.model, **options)
+            return local_agent(
+                config.model, base_model=self.run.sft.base_model, config=self.run.model, device=self.device, **options
+            )
         return LocalAgent(self.model.to(self.device), self.tokenizer, **options)
 
     def _selections(self, pool: TrainingPool, folder: RunFolder, tracker: Tracker) -> Selections:

@@ -19,10 +19,12 @@ from sagetune.config import (
     TrainerConfig,
     TrajectoriesConfig,
 )
-from sagetune.sources import check_reference
+from sagetune.sources import check_reference, check_tasks
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+INTERRUPTED = 130
 
 
 @dataclass(kw_only=True)
@@ -38,6 +40,7 @@ class CollectConfig:
     """batch_size of a local model; the rest is not looked at."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: int = 0
+    """Of the collector (conf/collect.yaml hands it on)."""
     output: str = "trajectories.jsonl"
     """File that receives every attempt; if it is there already, collecting goes on in it."""
     samples: str | None = None
@@ -51,6 +54,10 @@ class CollectConfig:
             value = vars(self)[name]
             fits = value is None or (value.endswith(".jsonl") and Path(value).parent.is_dir())
             problems.check(fits, name, value, "a path in an existing folder that ends in .jsonl")
+        places = [Path(path).resolve() for path in (self.output, self.samples, self.pairs, self.sft.train_data) if path]
+        problems.check(
+            len(set(places)) == len(places), "output", self.output, "another file than samples, pairs and data"
+        )
         problems.report()
 
     def run(self) -> RunConfig:
@@ -65,10 +72,10 @@ def main() -> None:
 
 
 def collect(config: CollectConfig) -> int:
-    """Collect and return 0; 2 if the tasks or the agent cannot be used."""
+    """Collect and return 0; 1 if every attempt broke, 2 if the tasks or the agent cannot be used, 130 for Ctrl-C."""
     from rich.console import Console
 
-    from sagetune.trajectories.tasks import check_tasks
+    from sagetune.trajectories.collector import CollectionBroken
 
     console = Console()
     try:
@@ -80,6 +87,12 @@ def collect(config: CollectConfig) -> int:
     except ValueError as error:
         print(f"sagetune collect: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except CollectionBroken as error:
+        print(f"sagetune collect: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on with {config.output}", file=sys.stderr)
+        return INTERRUPTED
     show(figures, console)
     for path in (config.output, config.samples, config.pairs):
         if path is not None:
@@ -94,8 +107,7 @@ def collect_and_write(config: CollectConfig, console: Console) -> dict[str, Any]
     from sagetune.trajectories.stage import collected, filter_of, statistics
 
     samples = [] if config.trajectories.tasks is not None else _samples(config)
-    limit, output = config.budget.train_samples, Path(config.output)
-    found = collected(config.trajectories, samples, limit, output, lambda _: _local_agent(config, console), console)
+    found = collected(config.run(), samples, Path(config.output), lambda _: _local_agent(config, console), console)
     chooser = filter_of(config.trajectories.filter)
     if config.samples is not None:
         converter = TrajectoryToSFTConverter(config.trajectories.conversion)
@@ -115,10 +127,10 @@ def show(figures: dict[str, Any], console: Console) -> None:
         table.add_column(name, justify="right" if name else "left")
     for kind, kept in (("method", figures["methods"]), ("family", figures["tasks"])):
         for name, share in kept.items():
-            solved = figures["success"][kind].get(name, {"solved": 0})["solved"]
-            table.add_row(name or "(none)", f"{share['total']:,}", f"{solved:,}", f"{share['kept']:,}")
-    solved = sum(share["solved"] for share in figures["success"]["method"].values())
-    table.add_row("all", f"{figures['total']:,}", f"{solved:,}", f"{figures['kept']:,}")
+            judged = figures["success"][kind].get(name, {"solved": 0, "total": 0})  # without those that broke
+            table.add_row(name or "(none)", *(f"{num:,}" for num in (judged["total"], judged["solved"], share["kept"])))
+    judged = [sum(share[what] for share in figures["success"]["method"].values()) for what in ("total", "solved")]
+    table.add_row("all", *(f"{num:,}" for num in (*judged, figures["kept"])))
     console.print(table)
     for title, counts in (("left out", figures["reasons"]), ("ended", figures["endings"])):
         if counts:
@@ -144,6 +156,6 @@ def _local_agent(config: CollectConfig, console: Console) -> Any:
 def _write(path: str, rows: list[dict[str, Any]]) -> None:
     import json
 
-    from sagetune.report import write_text
+    from sagetune.files import write_text
 
     write_text(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

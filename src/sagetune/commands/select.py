@@ -84,8 +84,8 @@ def choose_and_write(config: SelectConfig, console: Console) -> dict[str, Any]:
     """The entry of selection.json for the chosen samples, which are in `output` when this returns."""
     import json
 
+    from sagetune.files import write_json, write_text
     from sagetune.formats import to_openai
-    from sagetune.report import write_json, write_text
     from sagetune.run import quiet_libraries
     from sagetune.trainer import AgentSFTTrainer
 

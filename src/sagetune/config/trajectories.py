@@ -11,7 +11,6 @@ PROMPTING_METHODS = ("react", "cot", "reflexion", "plain")
 SPREADS = ("all", "one")
 CONVERSION_FORMATS = ("chatml", "alpaca")
 MIN_REWARD = 0.5
-SUCCESS_AT = 1.0
 
 
 @dataclass(kw_only=True)
@@ -64,7 +63,7 @@ class CollectorConfig:
     require_success: bool = True
     """Return successful trajectories only; the file holds all."""
     save_intermediate: bool = True
-    """Keep observations; False leaves them empty in what is returned and written."""
+    """Keep observations; False leaves them empty in what is returned. The file has them: a later attempt needs them."""
     methods: list[str] = field(default_factory=lambda: ["react"])
     """Prompting methods: react = a thought before each call; cot = all the thinking before the first call; reflexion =
     react, and after a failed attempt, or after reflect_after steps, what went wrong; plain = nothing is said about
@@ -78,12 +77,13 @@ class CollectorConfig:
     seed: int = 0
     num_workers: int = 16
     """Attempts that run at once."""
-    step_timeout: float = 120.0
-    """Seconds for one answer of an agent that is awaited."""
-    task_timeout: float = 1800.0
+    step_timeout: float = 600.0
+    """Seconds for one answer. Longer than an endpoint's own retries take, whose failure is not the agent's."""
+    task_timeout: float = 3600.0
     """Seconds for one attempt."""
     bad_replies: int = 2
-    """Answers that cannot be run and are asked for again, in one attempt."""
+    """Answers that cannot be run and are asked for again, in one attempt. A model at temperature 0, which would say the
+    same again, is not asked."""
     max_observation: int = 4000
     """Characters of an observation that the agent sees; the rest is replaced by a mark."""
     system_prompt: str | None = None
@@ -117,7 +117,7 @@ class FilterConfig:
     max_refused: int | None = None
     """Calls that a tool refused at most."""
     shortest: int | None = None
-    """Trajectories of a task at most, the shortest."""
+    """Trajectories of a task and method at most, the shortest."""
 
     def __post_init__(self) -> None:
         problems = Problems()

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from sagetune.sample import Message
+from sagetune.trajectories.environment import TaskError
 from sagetune.trajectories.episode import BadReply, Episode
 from sagetune.trajectories.frameworks import LangChainAgent, SmolagentsAgent, framework_of
 from sagetune.trajectories.record import AgentTrajectory, own_messages
@@ -88,15 +89,22 @@ class CallableAgent:
 
 
 class ReplayAgent:
-    """Says again what recorded trajectories said, task by task. A task without a record is an error."""
+    """Says again what recorded trajectories said: that of the same task, method and attempt, or the task's only one."""
 
     def __init__(self, trajectories: Iterable[AgentTrajectory]) -> None:
-        self._messages = {trajectory.task_id: own_messages(trajectory)[1] for trajectory in trajectories}
+        self._by_task: dict[str, list[AgentTrajectory]] = {}
+        for trajectory in trajectories:
+            self._by_task.setdefault(trajectory.task_id, []).append(trajectory)
 
     def start(self, episode: Episode) -> Agent:
-        if episode.task.id not in self._messages:
-            raise ValueError(f"agent: no trajectory of task {episode.task.id!r} to replay")
-        return Script(turns_of(self._messages[episode.task.id]))
+        """Raises TaskError for an attempt without a record."""
+        known = self._by_task.get(episode.task.id, [])
+        same = [one for one in known if (one.method, one.attempt) == (episode.method, episode.attempt)]
+        found = same or (known if len(known) == 1 else [])
+        if not found:
+            attempt = f"attempt {episode.attempt} of method {episode.method!r} at task {episode.task.id!r}"
+            raise TaskError(f"agent: there is no trajectory of {attempt} to replay")
+        return Script(turns_of(own_messages(found[-1])[1]))
 
 
 class Script:

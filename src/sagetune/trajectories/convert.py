@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from sagetune.config.trajectories import MIN_REWARD, CollectorConfig, SFTConversionConfig
 from sagetune.formats.react import to_react
-from sagetune.sample import Message, check_sample
+from sagetune.sample import KEEP_FIRST, Message, check_sample
 from sagetune.trajectories.collector import TrajectoryCollector
 from sagetune.trajectories.filter import TrajectoryFilter
 from sagetune.trajectories.record import AgentTrajectory, messages_of, own_messages
@@ -25,8 +26,15 @@ class TrajectoryToSFTConverter:
         self.config = config or SFTConversionConfig()
 
     def convert(self, trajectories: Sequence[AgentTrajectory]) -> list[dict[str, Any]]:
-        """One record a trajectory, in order. Raises ValueError for a trajectory without a step."""
-        return [self.convert_single(trajectory) for trajectory in trajectories]
+        """One record a trajectory, in order, ids made distinct. Raises ValueError for a trajectory without a step."""
+        records = [self.convert_single(trajectory) for trajectory in trajectories]
+        seen: Counter[str] = Counter()
+        for record in records:
+            name = record.get("id")
+            if name is not None:
+                seen[name] += 1
+                record["id"] = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        return records
 
     def convert_single(self, trajectory: AgentTrajectory) -> dict[str, Any]:
         if not trajectory.steps:
@@ -34,12 +42,15 @@ class TrajectoryToSFTConverter:
         return self._alpaca(trajectory) if self.config.format == "alpaca" else self._chat(trajectory)
 
     def _chat(self, trajectory: AgentTrajectory) -> dict[str, Any]:
-        messages = [self._message(message) for message in messages_of(trajectory)]
+        _, own = own_messages(trajectory)
+        messages = messages_of(trajectory)
+        messages = [*messages[: len(messages) - len(own)], *(self._message(message) for message in own)]
         if not self.config.include_observation:
             messages = [message for message in messages if message["role"] != "tool"]
         if self.config.system_prompt is not None:
             messages = [message for message in messages if message["role"] != "system"]
             messages.insert(0, {"role": "system", "content": self.config.system_prompt})
+        opened = next(place for place, message in enumerate(messages) if message["role"] == "assistant")
         task_id, method, seed, attempt = trajectory.key
         sample: Any = {
             "id": f"{task_id}/{method}/{seed}/{attempt}",
@@ -52,6 +63,7 @@ class TrajectoryToSFTConverter:
                 "method": method,
                 "agent": trajectory.agent,
                 "reward": trajectory.total_reward,
+                KEEP_FIRST: opened,  # an earlier attempt goes before the task does
             },
         }
         check_sample(sample)

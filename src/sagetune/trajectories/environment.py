@@ -10,6 +10,10 @@ from sagetune import world
 from sagetune.sample import Message, ToolCall
 
 
+class TaskError(ValueError):
+    """What a user asked for cannot be attempted: it stops a collection, where anything else breaks one attempt."""
+
+
 class StepResult(NamedTuple):
     """What a tool call led to. failed: the tool refused it; its error is the observation. done: the task is over."""
 

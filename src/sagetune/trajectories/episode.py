@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
 from typing import Any
 
@@ -33,6 +35,7 @@ class Episode:
 
     max_steps: messages of the agent at most, None = any number; `call` minds it. limit: characters of an observation
     that are kept; the rest is replaced by a mark. previous: the failed attempt that came before, for reflexion.
+    system_prompt: what the agent is told beside its method's words; see `sagetune.trajectories.prompting.view`.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Episode:
         max_steps: int | None = None,
         limit: int = 4_000,
         previous: AgentTrajectory | None = None,
+        system_prompt: str | None = None,
     ) -> None:
         self.task = task
         self.method = method
@@ -54,6 +58,7 @@ class Episode:
         self.attempt = attempt
         self.max_steps = max_steps
         self.previous = previous
+        self.system_prompt = system_prompt
         self.figures: dict[str, float] = {"seconds": 0.0, "retries": 0, "refused_calls": 0}
         self.num_turns = 0
         """Messages of the agent so far."""
@@ -61,6 +66,7 @@ class Episode:
         self._rewards: list[float] = []
         self._cut: dict[str, str] = {}
         self._over = False
+        self._lock = threading.Lock()  # an agent with a loop of its own acts in a thread
         self._started = time.perf_counter()
         self._environment = task.make()
         self.messages: list[Message] = list(self._environment.reset())
@@ -83,11 +89,10 @@ class Episode:
 
     def take(self, message: Message) -> bool:
         """Add the agent's message and what its calls, or else the user, answer; whether the episode goes on."""
-        self._count_turn()
         calls = message.get("tool_calls", [])
         numbered = [self._numbered(number, call["function"]) for number, call in enumerate(calls)]
         said: Message = {"role": "assistant", "content": message["content"]}
-        self.messages.append({**said, "tool_calls": numbered} if numbered else said)
+        self._add({**said, "tool_calls": numbered} if numbered else said)
         if not numbered:
             self._rewards.append(0.0)
             return self._go_on(self._environment.reply(message["content"]))
@@ -98,8 +103,7 @@ class Episode:
         if self.max_steps is not None and self.num_turns >= self.max_steps:
             raise OutOfSteps(f"the task is not over after {self.max_steps} steps")
         call = self._numbered(0, {"name": name, "arguments": arguments})
-        self._count_turn()
-        self.messages.append({"role": "assistant", "content": thought, "tool_calls": [call]})
+        self._add({"role": "assistant", "content": thought, "tool_calls": [call]})
         return self._run(call)
 
     def count(self, **figures: float) -> None:
@@ -107,22 +111,22 @@ class Episode:
         for name, value in figures.items():
             self.figures[name] = self.figures.get(name, 0) + value
 
-    def end(self, status: str, error: str = "", *, success_at: float = 1.0) -> AgentTrajectory:
-        """Close the environment; the record. Only an attempt that ended by itself is scored."""
-        self._over = True
-        score = self._environment.score(self._whole()) if status == "finished" else 0.0
-        self._environment.close()
+    def end(self, status: str, error: str = "") -> AgentTrajectory:
+        """Close the environment; the record. Only an attempt that ended by itself is scored, 1 is a success."""
+        with self._lock:
+            self._over = True
+        score, status, error = self._judged(status, error)
         self.figures["seconds"] = round(time.perf_counter() - self._started, 4)
         steps = steps_of(self.messages)
-        for step, reward in zip(steps, self._rewards, strict=True):
-            step.reward = reward
+        for step, reward in zip(steps, itertools.chain(self._rewards, itertools.repeat(0.0)), strict=False):
+            step.reward = reward  # a call that broke earned nothing
         if steps:
             steps[-1].reward += score
         return AgentTrajectory(
             self.task.id,
             self.task.instruction,
             steps,
-            success=status == "finished" and score >= success_at,
+            success=status == "finished" and score >= 1,
             total_reward=sum(step.reward for step in steps),
             method=self.method,
             agent=self.agent,
@@ -137,10 +141,22 @@ class Episode:
             figures=self.figures,
         )
 
-    def _count_turn(self) -> None:
-        if self._over:  # an agent with its own loop can outlive its time in its thread
-            raise RuntimeError(f"the attempt at {self.task.id} is over")
-        self.num_turns += 1
+    def _judged(self, status: str, error: str) -> tuple[float, str, str]:
+        """Score, status and reason; an environment that cannot judge or close breaks the attempt."""
+        try:
+            score = self._environment.score(self._whole()) if status == "finished" else 0.0
+            self._environment.close()
+        except Exception as broken:  # the infrastructure's, as in the collector
+            return 0.0, "error", described(broken)
+        return score, status, error
+
+    def _add(self, message: Message) -> None:
+        """Add a message, unless the attempt is over: an agent with its own loop can outlive its time in its thread."""
+        with self._lock:
+            if self._over:
+                raise RuntimeError(f"the attempt at {self.task.id} is over")
+            self.messages.append(message)
+            self.num_turns += message["role"] == "assistant"
 
     def _whole(self) -> list[Message]:
         """The messages with their observations uncut: an environment may compare them with its own."""
@@ -151,7 +167,7 @@ class Episode:
 
     def _go_on(self, answer: str | None) -> bool:
         if answer is not None:
-            self.messages.append({"role": "user", "content": answer})
+            self._add({"role": "user", "content": answer})
         return answer is not None
 
     def _numbered(self, place: int, function: FunctionCall) -> ToolCall:
@@ -160,13 +176,14 @@ class Episode:
 
     def _run(self, call: ToolCall) -> StepResult:
         result = self._environment.step(call)
-        self._rewards.append(result.reward)
-        self.figures["refused_calls"] += result.failed
         name = call["function"]["name"]
-        seen = shortened(result.observation, self._limit)
+        # Half a surrogate pair can be in what a tool returns, and in no file.
+        seen = shortened(result.observation, self._limit).encode("utf-8", "replace").decode()
         if seen != result.observation:
             self._cut[call["id"]] = result.observation
-        self.messages.append({"role": "tool", "content": seen, "tool_call_id": call["id"], "name": name})
+        self._add({"role": "tool", "content": seen, "tool_call_id": call["id"], "name": name})
+        self._rewards.append(result.reward)
+        self.figures["refused_calls"] += result.failed
         return result
 
 
@@ -176,6 +193,11 @@ def _told(previous: AgentTrajectory) -> list[Message]:
         {**message, "loss": False} if message["role"] == "assistant" else message for message in previous.messages
     ]
     return [*turns, {"role": "user", "content": RETRY}]
+
+
+def described(error: BaseException) -> str:
+    """What a record says of an exception."""
+    return f"{type(error).__name__}: {error}"
 
 
 def shortened(observation: str, limit: int) -> str:

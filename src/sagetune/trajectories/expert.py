@@ -8,6 +8,7 @@ from typing import Any
 
 from sagetune.sample import FunctionCall, Message
 from sagetune.trajectories.agents import turns_of
+from sagetune.trajectories.environment import TaskError
 from sagetune.trajectories.episode import BadReply, Episode
 from sagetune.trajectories.prompting import AFTER_STEPS
 
@@ -27,10 +28,10 @@ class ExpertAgent:
         self._seed = seed
 
     def start(self, episode: Episode) -> Expert:
-        """Raises ValueError for a task whose solution is not known."""
+        """Raises TaskError for a task whose solution is not known."""
         turns = turns_of(episode.task.gold)
         if not turns:
-            raise ValueError(f"agent: the expert has no solution of task {episode.task.id!r}; use a model as the agent")
+            raise TaskError(f"agent: the expert has no solution of task {episode.task.id!r}; use a model as the agent")
         rng = Random(f"{self._seed}/{episode.task.id}/{episode.method}/{episode.seed}/{episode.attempt}")
         thoughts = thoughts_of(turns, episode)
         wrong = [rng.random() < self._error_rate for _ in turns]
@@ -58,7 +59,6 @@ class Expert:
 
 def thoughts_of(turns: Sequence[Message], episode: Episode) -> list[str]:
     """What the expert says before each of its turns that has a call and no thought of its own."""
-    purposes = {tool["function"]["name"]: _purpose(tool["function"]) for tool in episode.tools}
     if episode.method == "plain":
         return [""] * len(turns)
     names = [[call["function"]["name"] for call in turn.get("tool_calls", [])] for turn in turns]

@@ -43,9 +43,10 @@ class TrajectoryFilter:
         shortest: int | None = None,
         against: Iterable[str] = (),
     ) -> None:
-        for name, value in (("max_steps", max_steps), ("max_repeats", max_repeats), ("shortest", shortest)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be null or at least 1, got {value}")
+        limits = (("max_steps", max_steps, 1), ("max_repeats", max_repeats, 1), ("shortest", shortest, 1))
+        for name, value, least in (*limits, ("max_refused", max_refused, 0)):
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be null or at least {least}, got {value}")
         self._min_reward = min_reward
         self._require_success = require_success
         self._max_steps = max_steps
@@ -117,11 +118,13 @@ class TrajectoryFilter:
 def preference_pairs(trajectories: Iterable[AgentTrajectory]) -> list[dict[str, Any]]:
     """Successes and failures of one task, paired in their order: {"id", "prompt", "chosen", "rejected", "tools"}.
 
-    prompt: the opening messages; chosen, rejected: what followed. An attempt that broke is no failure.
+    prompt: the opening messages; chosen, rejected: what followed. An attempt that broke is no failure, and one that
+    came after a failed one answers to that, not to the prompt: both are left out.
     """
     by_task: dict[str, tuple[list[AgentTrajectory], list[AgentTrajectory]]] = {}
     for trajectory in trajectories:
-        if trajectory.status != "error" and trajectory.steps:
+        opening, own = own_messages(trajectory)
+        if trajectory.status != "error" and own and trajectory.own_from <= len(opening):
             by_task.setdefault(trajectory.task_id, ([], []))[not trajectory.success].append(trajectory)
     pairs = []
     for task_id, (good, bad) in by_task.items():

@@ -13,7 +13,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from sagetune.evaluation.calls import render_reply
 from sagetune.trajectories.episode import Episode, OutOfSteps
+from sagetune.trajectories.prompting import view
 
 PACKAGES = {
     "smolagents": "smolagents",
@@ -80,7 +82,7 @@ class SmolagentsAgent:
         agent = self._make([_smolagents_tool(tool["function"], calls) for tool in episode.tools])
         _check_smolagents(agent)
         agent.max_tool_threads = 1  # parallel calls of a message in their order
-        request = "\n\n".join(message["content"] for message in episode.messages)
+        request = "\n\n".join(render_reply(message) for message in view(episode))
         goes_on, first = True, True
         try:
             while goes_on:
@@ -112,8 +114,12 @@ class LangChainAgent:
 
         calls = Calls(episode)
         agent = self._make([_langchain_tool(tool["function"], calls) for tool in episode.tools])
-        config = {"callbacks": [_listener(calls, episode)], "max_concurrency": 1}
-        messages = convert_to_messages([dict(message) for message in episode.messages])
+        config: dict[str, Any] = {"callbacks": [_listener(calls, episode)], "max_concurrency": 1}
+        if episode.max_steps is not None:
+            config["recursion_limit"] = (
+                2 * episode.max_steps + 1
+            )  # a step is a node for the model and one for its tools
+        messages = convert_to_messages([dict(message) for message in view(episode)])
         goes_on = True
         try:
             while goes_on:

@@ -133,21 +133,26 @@ class Turns:
 
 
 def local_agent(
-    where: str, *, base_model: str | None = None, config: ModelConfig | None = None, **options: Any
+    where: str,
+    *,
+    base_model: str | None = None,
+    config: ModelConfig | None = None,
+    device: torch.device | None = None,
+    **options: Any,
 ) -> LocalAgent:
     """The agent of a base model (hub id, folder, "embedded:...") or of a folder that AgentSFTTrainer.save_model wrote.
 
-    base_model: what an adapter was trained on, where its folder does not say or is not to be believed. options: of
-    LocalAgent. Runs on a GPU where there is one.
+    base_model: what an adapter was trained on, where its folder does not say. device: None = a GPU where there is one.
+    options: of LocalAgent.
     """
     config = config or ModelConfig()
     folder = Path(where).expanduser()
     is_adapter = (folder / "adapter_config.json").is_file()
-    base = (base_model or _base_of(folder)) if is_adapter else where
+    base = _base_of(folder, base_model) if is_adapter else where
     model = load_model(base, config)
     if is_adapter:
         model = load_adapter(model, folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if (folder / "tokenizer_config.json").is_file():  # the one it was trained with, template included
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
         prepare_tokenizer(tokenizer, config.chat_template)
@@ -166,8 +171,8 @@ def _numbered(number: int, call: Any) -> ToolCall:
     return {"id": f"call_{number}", "type": "function", "function": call}
 
 
-def _base_of(folder: Path) -> str:
-    base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+def _base_of(folder: Path, otherwise: str | None) -> str:
+    base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path") or otherwise
     if not base:
         raise ValueError(f"agent: {folder} does not say which model it adapts: give base_model")
     return base

@@ -25,7 +25,7 @@ AFTER_STEPS = (
 )
 
 
-def view(episode: Episode, system_prompt: str | None = None, reflect_after: int | None = None) -> list[Message]:
+def view(episode: Episode, reflect_after: int | None = None) -> list[Message]:
     """The episode's conversation as the agent gets it. reflect_after: steps after which reflexion looks back."""
     shown, start = episode.conversation, episode.own_from
     if episode.method == "reflexion" and reflect_after is not None:
@@ -33,7 +33,7 @@ def view(episode: Episode, system_prompt: str | None = None, reflect_after: int 
         if place is not None:
             shown.insert(place, {"role": "user", "content": AFTER_STEPS.format(num=reflect_after)})
     own = shown[0]["content"] if shown[0]["role"] == "system" else None
-    parts = [own, system_prompt, WORDS[episode.method]]
+    parts = [own, episode.system_prompt, WORDS[episode.method]]
     told = "\n\n".join(part for part in parts if part)
     head: list[Message] = [{"role": "system", "content": told}] if told else []
     return [*head, *(shown[1:] if own is not None else shown)]

@@ -107,9 +107,17 @@ SCHEMA = {
 
 
 def load_trajectories(path: str | Path) -> list[AgentTrajectory]:
-    """The trajectories of a JSONL file, in order. Raises ValueError with file, line, field and reason."""
+    """The trajectories of a JSONL file, in order; an attempt that broke may come again later.
+
+    Raises ValueError with file, line, field and reason.
+    """
     with Path(path).open("rb") as lines:
-        return [_read(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+        return parse_lines(lines, path)
+
+
+def parse_lines(lines: Iterable[bytes], path: str | Path) -> list[AgentTrajectory]:
+    """`load_trajectories` for lines of the file `path`."""
+    return [_read(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def save_trajectories(trajectories: Iterable[AgentTrajectory], path: str | Path) -> None:

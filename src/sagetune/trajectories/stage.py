@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,56 +12,74 @@ from typing import Any
 from rich.console import Console
 
 from sagetune.config import RunConfig
-from sagetune.config.trajectories import AgentConfig, FilterConfig, TrajectoriesConfig
+from sagetune.config.trajectories import AgentConfig, FilterConfig
+from sagetune.files import write_json
 from sagetune.sample import Sample
-from sagetune.trajectories.collector import TrajectoryCollector
+from sagetune.trajectories.collector import TrajectoryCollector, without_observations
 from sagetune.trajectories.convert import TrajectoryToSFTConverter
 from sagetune.trajectories.expert import ExpertAgent
 from sagetune.trajectories.filter import TrajectoryFilter
-from sagetune.trajectories.record import AgentTrajectory
+from sagetune.trajectories.record import AgentTrajectory, load_trajectories
+from sagetune.trajectories.runs import finished
 from sagetune.trajectories.tasks import as_task, tasks_of
 
 LoadLocal = Callable[[AgentConfig], Any]
 """Makes the agent that is a local model."""
+Found = list[AgentTrajectory]
 COSTS = ("seconds", "prompt_tokens", "completion_tokens")
 
 
-def collected(
-    config: TrajectoriesConfig,
-    samples: Sequence[Sample],
-    limit: int | None,
-    path: Path,
-    load_local: LoadLocal,
-    console: Console,
-) -> list[AgentTrajectory]:
+def collected(run: RunConfig, samples: Sequence[Sample], path: Path, load_local: LoadLocal, console: Console) -> Found:
     """All attempts at the tasks, failures too; they are in the file `path`, from which a stopped collection goes on."""
-    agent = agent_of(config.agent, config.collector.seed, load_local)
+    config = run.trajectories
     tasks = [as_task(sample) for sample in samples] if config.tasks is None else tasks_of(config.tasks)
     known = [task for task in tasks if task.gold or config.agent.kind != "expert"]
     if len(known) < len(tasks):
         console.print(f"{len(tasks) - len(known)} of {len(tasks)} tasks have no known solution for the expert")
-    collector = TrajectoryCollector(agent, config.collector, path=path, name=config.agent.label, console=console)
-    return collector.attempts(known[:limit])
+    options, details = config.collector, dataclasses.asdict(config.agent)
+    if config.agent.kind == "local":
+        details["model"] = config.agent.model or run.sft.base_model
+        if not config.agent.temperature:
+            options = dataclasses.replace(options, bad_replies=0)
+    collector = TrajectoryCollector(
+        agent_of(config.agent, options.seed, load_local),
+        options,
+        path=path,
+        name=config.agent.label,
+        details=details,
+        console=console,
+    )
+    return collector.attempts(known[: run.budget.train_samples])
 
 
 def gathered(
-    run: RunConfig, samples: Sequence[Sample], path: Path, load_local: LoadLocal, console: Console
-) -> tuple[list[Sample], dict[str, Any]]:
-    """The samples to train on, and what became of the attempts (see `statistics`).
+    run: RunConfig, samples: Sequence[Sample], path: Path, mark: Path, load_local: LoadLocal, console: Console
+) -> list[Sample]:
+    """The samples to train on. What became of the attempts is written to `mark` (see `statistics`).
 
-    Raises ValueError if nothing passes the filter.
+    A run that goes on and finds `mark` trains on the very attempts that it names. Raises ValueError if nothing passes
+    the filter.
     """
-    config, started = run.trajectories, time.perf_counter()
-    found = collected(config, samples, run.budget.train_samples, path, load_local, console)
-    chooser = filter_of(config.filter)
-    kept = chooser.filter(found)
-    figures = statistics(found, chooser) | {"wall_seconds": time.perf_counter() - started}
-    if not kept:
-        raise ValueError(
-            f"trajectories: none of {len(found)} attempts can be trained on: {figures['reasons']}; see {path}"
-        )
+    config = run.trajectories
+    if mark.is_file():
+        done = finished(load_trajectories(path))
+        kept = [
+            done[(task, method, seed, attempt)] for task, method, seed, attempt in json.loads(mark.read_text())["keys"]
+        ]
+    else:
+        started = time.perf_counter()
+        found = collected(run, samples, path, load_local, console)
+        chooser = filter_of(config.filter)
+        kept, figures = chooser.filter(found), statistics(found, chooser)
+        if not kept:
+            told = f"none of {len(found)} attempts can be trained on: {figures['reasons']}; see {path}"
+            raise ValueError(f"trajectories: {told}")
+        seconds = time.perf_counter() - started
+        write_json(mark, {**figures, "wall_seconds": seconds, "keys": [trajectory.key for trajectory in kept]})
+    if not config.collector.save_intermediate:
+        kept = [without_observations(trajectory) for trajectory in kept]
     converted: Any = TrajectoryToSFTConverter(config.conversion).convert(kept)
-    return converted, figures
+    return converted
 
 
 def agent_of(config: AgentConfig, seed: int, load_local: LoadLocal) -> Any:
@@ -98,7 +118,7 @@ def statistics(found: Sequence[AgentTrajectory], chooser: TrajectoryFilter) -> d
         endings[trajectory.status] = endings.get(trajectory.status, 0) + 1
     costs = {name: sum(trajectory.figures.get(name, 0) for trajectory in found) for name in COSTS}
     success = {
-        "family": _solved((trajectory.family, trajectory) for trajectory in found),
+        "family": _solved((trajectory.family or trajectory.task_id, trajectory) for trajectory in found),
         "method": _solved((trajectory.method, trajectory) for trajectory in found),
     }
     return chooser.get_stats(found) | {"success": success, "endings": endings} | costs

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from sagetune import world
+from sagetune import sources, world
 from sagetune.evaluation.answers import exact_match
 from sagetune.sample import Message, Sample
 from sagetune.trajectories.bfcl import bfcl_tasks
@@ -38,24 +37,15 @@ class QuestionEnvironment:
 
     def score(self, messages: list[Message]) -> float:
         said = [message["content"] for message in messages if message["role"] == "assistant"]
-        return float(bool(said) and exact_match(said[-1].split("\n")[-1].removeprefix("Answer:"), self._answer))
+        return float(bool(said) and exact_match(said[-1].strip().split("\n")[-1].removeprefix("Answer:"), self._answer))
 
     def close(self) -> None:
         """Nothing is held."""
 
 
-def check_tasks(reference: str) -> None:
-    """Raise ValueError, at once, if `reference` names no tasks."""
-    kind, _, place = reference.partition(":")
-    if kind not in ("search", "bfcl"):
-        raise ValueError(f"trajectories.tasks must be search:<path>, bfcl:<folder> or null, got {reference!r}")
-    if not Path(place).exists():
-        raise ValueError(f"trajectories.tasks: there is no {place!r}; the current folder is {Path.cwd()}")
-
-
 def tasks_of(reference: str) -> list[AgentTask]:
     """The tasks of `search:<path>` or `bfcl:<folder>`. Raises ValueError as `check_tasks` does."""
-    check_tasks(reference)
+    sources.check_tasks(reference)
     kind, _, place = reference.partition(":")
     return search_tasks(place) if kind == "search" else bfcl_tasks(place)
 
