@@ -197,7 +197,7 @@ class Talkative(WorldEnvironment):
 @each_kind
 def test_a_user_who_answers_keeps_the_conversation_going(kind: Any, make: Any) -> None:
     task = next(iter(world.tasks("planning", "train", 1, seed=0)))
-    episode = Episode(AgentTask(task.id, task.user, lambda: Talkative(task)), "")
+    episode = Episode(AgentTask(task.id, task.user, lambda: Talkative(task)), "plain")
     kind(make([("yes", []), ("so", [])])).run_episode(episode)
     assert [message["content"] for message in episode.messages[2:]] == ["yes", "Why yes?", "so"]
 
