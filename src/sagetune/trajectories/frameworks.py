@@ -116,9 +116,8 @@ class LangChainAgent:
         agent = self._make([_langchain_tool(tool["function"], calls) for tool in episode.tools])
         config: dict[str, Any] = {"callbacks": [_listener(calls, episode)], "max_concurrency": 1}
         if episode.max_steps is not None:
-            config["recursion_limit"] = (
-                2 * episode.max_steps + 1
-            )  # a step is a node for the model and one for its tools
+            # A step is a node for the model and one for its tools; the episode's own limit is to come first.
+            config["recursion_limit"] = 2 * episode.max_steps + 3
         messages = convert_to_messages([dict(message) for message in view(episode)])
         goes_on = True
         try:
