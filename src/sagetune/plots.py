@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from io import StringIO
@@ -67,6 +68,53 @@ def draw_selection(entry: dict[str, Any]) -> list[str]:
     return plots
 
 
+def draw_radar(names: list[str], series: dict[str, list[float]]) -> str:
+    """Scores (0 to 1) of each series on axes that start in the middle; an SVG."""
+    return _svg("capabilities", partial(_draw_radar, names=names, series=series), square=True)
+
+
+def draw_bars(title: str, names: list[str], series: dict[str, list[tuple[float, float, float]]]) -> str:
+    """(score, low, high) of each name and series, 0 to 1, as bars with intervals; an SVG."""
+    return _svg(title, partial(_draw_bars, names=names, series=series))
+
+
+def _draw_radar(axes: Axes, names: list[str], series: dict[str, list[float]]) -> None:
+    angles = [2 * math.pi * place / len(names) for place in range(len(names))]
+    for radius in (0.25, 0.5, 0.75, 1.0):
+        ring = [(radius * math.sin(angle), radius * math.cos(angle)) for angle in [*angles, angles[0]]]
+        axes.plot(*zip(*ring, strict=True), color=INK, linewidth=0.4, alpha=0.35)
+    for name, angle in zip(names, angles, strict=True):
+        axes.plot([0, math.sin(angle)], [0, math.cos(angle)], color=INK, linewidth=0.4, alpha=0.35)
+        x, y = 1.12 * math.sin(angle), 1.12 * math.cos(angle)
+        side = "center" if abs(x) < 0.2 else "left" if x > 0 else "right"
+        axes.text(x, y, name.replace("_", " "), ha=side, va="center", fontsize=7, color=INK)
+    for number, (title, values) in enumerate(series.items()):
+        points = [(v * math.sin(a), v * math.cos(a)) for v, a in zip(values, angles, strict=True)]
+        color, line = SERIES_COLORS[number % 2], LINES[number // 2 % len(LINES)]
+        axes.plot(*zip(*points, points[0], strict=True), color=color, linestyle=line, linewidth=1.5, label=title)
+    axes.set_xlim(-1.9, 1.9)
+    axes.set_ylim(-1.3, 1.45)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    axes.legend(frameon=False, labelcolor=INK, fontsize=7, loc="upper left")
+
+
+def _draw_bars(axes: Axes, names: list[str], series: dict[str, list[tuple[float, float, float]]]) -> None:
+    height = 0.8 / len(series)
+    for number, (title, rates) in enumerate(series.items()):
+        places = [place + (number - (len(series) - 1) / 2) * height for place in range(len(names))]
+        values = [value for value, _, _ in rates]
+        color = SERIES_COLORS[number % 2]
+        axes.barh(places, values, height, color=color, alpha=0.75, label=title)
+        for place, (_, low, high) in zip(places, rates, strict=True):
+            axes.plot([low, high], [place, place], color=INK, linewidth=1)
+    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.3)  # room for the legend beside the bars
+    if len(series) > 1:
+        axes.legend(frameon=False, labelcolor=INK, fontsize=7)
+
+
 def draw_attempts(rows: list[dict[str, Any]]) -> str:
     """Of each row's attempts the solved ones and the kept ones, as shares; an SVG."""
     return _svg("share of attempts", partial(_draw_attempts, rows=rows))
@@ -120,14 +168,14 @@ def _draw_tasks(axes: Axes, tasks: dict[str, dict[str, int]]) -> None:
     axes.legend(frameon=False, labelcolor=INK)
 
 
-def _svg(title: str, draw: Callable[[Axes], None]) -> str:
+def _svg(title: str, draw: Callable[[Axes], None], *, square: bool = False) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     # svg.hashsalt makes the ids, and Date None the header, a function of the data alone.
     style = {"svg.hashsalt": "sagetune", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}
     with rc_context(style):
-        figure = Figure(figsize=(4.6, 2.6), layout="constrained")
+        figure = Figure(figsize=(4.6, 3.4 if square else 2.6), layout="constrained")
         axes = figure.subplots()
         draw(axes)
         axes.set_title(title, loc="left", fontsize=10, color=INK)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sagetune.config.checks import Problems
 
@@ -13,6 +13,9 @@ ON_ERROR = ("raise", "skip")
 STREAMS = ("shuffled", "sequential")
 LR_SCHEDULES = ("cosine", "linear", "constant")
 ACCELERATORS = ("auto", "cpu", "gpu")
+EVALUATIONS = ("generation", "likelihood")
+CAPABILITIES = ("tool_use", "planning", "reasoning", "instruction_following", "timing", "tool_selection")
+"""The reference's four, then two that are details of using tools: whether to call at all, and which tool."""
 WANDB_MODES = ("offline", "online", "disabled")
 
 
@@ -157,11 +160,33 @@ class EvaluationConfig:
     """Longest generated action."""
     batch_size: int = 16
     """Prompts generated together."""
+    capabilities: dict[str, str] = field(default_factory=dict)
+    """Capability -> what it is measured on: a reference of sft.train_data's forms, or gsm8k:<path>, hotpotqa:<path>,
+    strategyqa:<path>, ifeval:<path>. Empty = no capability report."""
+    samples: int | None = 100
+    """Items of each capability; None = all there are."""
+    attempts: int = 1
+    """Times that each item is asked; above 1 the report has pass^k."""
+    temperature: float = 0.0
+    """0 = the likeliest token."""
+    max_turns: int = 12
+    """Messages of the agent in one task."""
+    how: str = "generation"
+    """generation = what the model writes; likelihood = which of the given choices it prefers, where there are some."""
 
     def __post_init__(self) -> None:
         problems = Problems()
-        for name in ("max_new_tokens", "batch_size"):
+        for name in ("max_new_tokens", "batch_size", "attempts", "max_turns"):
             problems.check(vars(self)[name] >= 1, f"evaluation.{name}", vars(self)[name], "at least 1")
+        problems.check(
+            self.samples is None or self.samples >= 1, "evaluation.samples", self.samples, "null or at least 1"
+        )
+        problems.check(self.temperature >= 0, "evaluation.temperature", self.temperature, "at least 0")
+        varied = self.attempts == 1 or self.temperature > 0
+        problems.check(varied, "evaluation.attempts", self.attempts, "1 while evaluation.temperature is 0: all are alike")
+        problems.one_of("evaluation.how", self.how, EVALUATIONS)
+        unknown = sorted(set(self.capabilities) - set(CAPABILITIES))
+        problems.check(not unknown, "evaluation.capabilities", unknown, f"some of {', '.join(CAPABILITIES)}")
         problems.report()
 
 

@@ -17,7 +17,7 @@ from sagetune.world.audit import audit
 from sagetune.world.baselines import chance_and_trivial
 from sagetune.world.domains import DOMAINS, TOOLS
 from sagetune.world.environment import Environment, Verdict, check, expert
-from sagetune.world.general import general
+from sagetune.world.general import REASONING_KINDS, general
 from sagetune.world.planning import planning
 from sagetune.world.selecting import tool_selection
 from sagetune.world.task import Task
@@ -27,6 +27,7 @@ from sagetune.world.values import SPLITS
 
 __all__ = [
     "FAMILIES",
+    "REASONING_KINDS",
     "SPLITS",
     "Environment",
     "Task",

@@ -140,6 +140,8 @@ def _ends(text: str, values: Values) -> bool:
     return text.split()[-1:] == [values["word"]] and has_words(values["n"], text) and "," not in text
 
 
+REASONING_KINDS = ("cost", "pages", "remaining", "two_groups", "youngest", "largest", "parity")
+"""Kinds of `general` that ask for an answer that has to be worked out; the others state constraints to keep."""
 PUZZLES: tuple[Puzzle, ...] = (
     _reasoning("cost", "person:person a:count product:product b:small c:small", _product_plus,
                ("{person} buys {a} pieces of {product} at {b} euros each and pays {c} euros for delivery. [What is "

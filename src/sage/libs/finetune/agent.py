@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sagetune.capability.scores import CapabilityReport, CapabilityScore
 from sagetune.config import AgentSFTConfig
 from sagetune.config.trajectories import CollectorConfig, SFTConversionConfig
 from sagetune.trajectories.collector import TrajectoryCollector
@@ -12,12 +13,16 @@ from sagetune.trajectories.filter import TrajectoryFilter
 from sagetune.trajectories.record import AgentTrajectory, TrajectoryStep, load_trajectories
 
 if TYPE_CHECKING:
+    from sagetune.capability.evaluator import AgentCapabilityEvaluator
     from sagetune.trainer import AgentSFTTrainer
 
 __all__ = [
+    "AgentCapabilityEvaluator",
     "AgentSFTConfig",
     "AgentSFTTrainer",
     "AgentTrajectory",
+    "CapabilityReport",
+    "CapabilityScore",
     "CollectorConfig",
     "SFTConversionConfig",
     "TrajectoryCollector",
@@ -34,4 +39,8 @@ def __getattr__(name: str) -> Any:
         from sagetune.trainer import AgentSFTTrainer
 
         return AgentSFTTrainer
+    if name == "AgentCapabilityEvaluator":
+        from sagetune.capability.evaluator import AgentCapabilityEvaluator
+
+        return AgentCapabilityEvaluator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""What an agent can do, capability by capability: items that are asked, how they are judged, reports with intervals."""

@@ -1,0 +1,90 @@
+"""What a capability is measured on: samples, records or a reference -> items.
+
+Beside the references of `sagetune.sources` there are the question sets, which are no conversations:
+
+gsm8k:<path>  hotpotqa:<path>  strategyqa:<path>  ifeval:<path>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sagetune import sources
+from sagetune.capability.items import Item, gsm8k_item, hotpotqa_item, ifeval_item, item_of, strategyqa_item
+from sagetune.config.stages import CAPABILITIES
+from sagetune.formats import from_record
+from sagetune.record_files import decode, read_entries
+
+QUESTIONS: dict[str, tuple[str, Callable[[dict[str, Any], str], Item], tuple[str, ...]]] = {
+    "gsm8k": ("reasoning", gsm8k_item, ("question", "answer")),
+    "hotpotqa": ("reasoning", hotpotqa_item, ("question", "answer")),
+    "strategyqa": ("reasoning", strategyqa_item, ("question", "answer")),
+    "ifeval": ("instruction_following", ifeval_item, ("key", "prompt", "instruction_id_list", "kwargs")),
+}
+"""Name -> the capability that it measures, the item of a record, and the fields that a record needs."""
+
+
+def items_of(capability: str, data: Any, limit: int | None = None) -> list[Item]:
+    """The first `limit` items that ask for `capability`.
+
+    data: samples, records of any format, or a reference. Of a reference to the world those samples count that ask for
+    it. Raises ValueError for an unknown capability, for data that does not ask for it, and for none.
+    """
+    if capability not in CAPABILITIES:
+        raise ValueError(f"capability must be one of {', '.join(CAPABILITIES)}, got {capability!r}")
+    if isinstance(data, str):
+        found = list(islice(_referred(capability, data, limit), limit))
+    elif isinstance(data, Sequence):
+        found = [item_of(capability, _as_sample(record)) for record in data[:limit]]
+    else:
+        raise ValueError(f"{capability}: expected samples or a reference, got {data!r:.80}")
+    if not found:
+        raise ValueError(f"{capability}: {data!r:.80} has no item that asks for it")
+    return found
+
+
+def check_data(capability: str, reference: str) -> None:
+    """Raise ValueError, at once, if `reference` cannot be data of `capability`."""
+    kind, _, place = reference.partition(":")
+    if kind not in QUESTIONS:
+        sources.check_reference(reference)
+        return
+    measured = QUESTIONS[kind][0]
+    if capability != measured:
+        raise ValueError(f"{reference!r} measures {measured}, not {capability}")
+    if not Path(place).is_file():
+        raise ValueError(f"{reference!r}: no such file; the current folder is {Path.cwd()}")
+
+
+def _referred(capability: str, reference: str, limit: int | None) -> Iterator[Item]:
+    check_data(capability, reference)
+    kind, _, place = reference.partition(":")
+    if kind in QUESTIONS:
+        yield from _questions(kind, Path(place))
+        return
+    from_world = kind in ("agent_sft", "agent_benchmark")
+    # Of the world's mixture only some samples ask for a capability.
+    wanted = (limit or 100) * (8 if from_world else 1) if limit or from_world else None
+    for sample in sources.load(reference, num_samples=wanted).samples:
+        try:
+            yield item_of(capability, sample)
+        except ValueError:
+            if not from_world:
+                raise
+
+
+def _questions(kind: str, path: Path) -> Iterator[Item]:
+    _, make, fields = QUESTIONS[kind]
+    for entry in read_entries(path):
+        record = decode(entry.record)
+        missing = [name for name in fields if name not in record]
+        if missing:
+            raise ValueError(f"{entry.place}: {', '.join(missing)}: missing, a record of {kind} needs {', '.join(fields)}")
+        yield make(record, entry.default_id)
+
+
+def _as_sample(record: Any) -> Any:
+    return record if isinstance(record, dict) and {"source", "meta", "task"} <= set(record) else from_record(record)

@@ -1,0 +1,231 @@
+"""AgentCapabilityEvaluator: anything that acts -> a score with its interval for each capability."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from sagetune.capability.data import items_of
+from sagetune.capability.items import Item, reply_of
+from sagetune.capability.scores import CapabilityReport, CapabilityScore
+from sagetune.config import EvaluationConfig, ModelConfig
+from sagetune.config.trajectories import CollectorConfig
+from sagetune.evaluation.calls import Reply, render_reply
+from sagetune.evaluation.scoring.intervals import Rate, bootstrap, pass_hat_k, wilson
+from sagetune.evaluation.scoring.selection import selection_report
+from sagetune.evaluation.scoring.timing import decision_of, timing_report
+from sagetune.evaluation.scoring.verdict import Scored
+from sagetune.trajectories.collector import TrajectoryCollector
+from sagetune.trajectories.local import LocalAgent, local_agent
+from sagetune.trajectories.record import AgentTrajectory
+
+PROMPT_TAIL = 600  # characters of a request that a report shows
+
+
+@runtime_checkable
+class HasModel(Protocol):
+    """Something with a model in it, such as AgentSFTTrainer."""
+
+    @property
+    def model(self) -> Any: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+
+class AgentCapabilityEvaluator:
+    """Scores what an agent does, capability by capability. The reference's class.
+
+    config: decoding and attempts. folder: receives `<capability>.jsonl`, an answer a line as it is given, from which a
+    stopped evaluation goes on; None = nothing is written.
+    """
+
+    def __init__(
+        self,
+        config: EvaluationConfig | None = None,
+        *,
+        model_config: ModelConfig | None = None,
+        folder: str | Path | None = None,
+        console: Console | None = None,
+    ) -> None:
+        self.config = config or EvaluationConfig()
+        self.model_config = model_config or ModelConfig()
+        self.folder = Path(folder) if folder is not None else None
+        self.console = console or Console(stderr=True)
+
+    def evaluate(self, model: Any, test_sets: Mapping[str, Any]) -> CapabilityReport:
+        """A score for each capability of `test_sets`.
+
+        model: a trainer, (model, tokenizer), a folder or hub id, or an agent (an endpoint, a function, ...; see
+        TrajectoryCollector). test_sets: capability -> samples, records, or a reference (see `items_of`).
+        """
+        agent = self._agent(model)
+        scores = {name: self._score(agent, name, data) for name, data in test_sets.items()}
+        return CapabilityReport(scores)
+
+    def evaluate_capability(self, model: Any, cap: str, data: Any) -> CapabilityScore:
+        """One capability; arguments as in `evaluate`."""
+        return self._score(self._agent(model), cap, data)
+
+    def _agent(self, model: Any) -> Any:
+        options = {
+            "max_new_tokens": self.config.max_new_tokens,
+            "temperature": self.config.temperature,
+            "batch_size": self.config.batch_size,
+        }
+        if isinstance(model, str | Path):
+            return local_agent(str(model), config=self.model_config, **options)
+        if isinstance(model, tuple):
+            inner, tokenizer = model
+            if not isinstance(inner, torch.nn.Module) or not isinstance(tokenizer, PreTrainedTokenizerBase):
+                raise ValueError(f"model: expected (model, tokenizer), got {model!r:.120}")
+            return LocalAgent(inner, tokenizer, **options)  # type: ignore[arg-type]
+        if isinstance(model, HasModel):
+            return LocalAgent(model.model, model.tokenizer, **options)
+        return model
+
+    def _score(self, agent: Any, capability: str, data: Any) -> CapabilityScore:
+        items = items_of(capability, data, self.config.samples)
+        collector = TrajectoryCollector(
+            agent,
+            CollectorConfig(
+                methods=["plain"],
+                attempts=self.config.attempts,
+                max_steps=self.config.max_turns,
+                require_success=False,
+                bad_replies=0,
+                num_workers=2 * self.config.batch_size,
+            ),
+            path=self.folder / f"{capability}.jsonl" if self.folder is not None else None,
+            details={"hashes": hashes(items, self.config)},
+            console=self.console,
+        )
+        attempts: dict[str, list[AgentTrajectory]] = defaultdict(list)
+        for trajectory in collector.attempts([item.task for item in items]):
+            attempts[trajectory.task_id].append(trajectory)
+        return scored(capability, items, attempts, self.config)
+
+
+def scored(
+    capability: str, items: Sequence[Item], attempts: Mapping[str, Sequence[AgentTrajectory]], config: EvaluationConfig
+) -> CapabilityScore:
+    """The score over all attempts that did not break; those that did are counted apart."""
+    verdicts: list[tuple[Item, AgentTrajectory, Scored]] = []
+    broken = 0
+    for item in items:
+        for trajectory in attempts[item.task.id]:
+            if trajectory.status == "error":
+                broken += 1
+            else:
+                verdicts.append((item, trajectory, item.score(trajectory)))
+    rate = _rate([verdict for _, _, verdict in verdicts])
+    if rate.value is None:
+        raise ValueError(f"{capability}: every attempt broke, so there is nothing to score")
+    by_family: dict[str, list[Scored]] = defaultdict(list)
+    for item, _, verdict in verdicts:
+        by_family[item.family].append(verdict)
+    details: dict[str, Any] = {
+        "interval": [rate.low, rate.high],
+        "parse_failure_rate": sum(verdict.parse_failure for _, _, verdict in verdicts) / len(verdicts),
+        "broken": broken,
+        "chance": chance(capability, items),
+        "how": "generation",
+        "by_family": {name: asdict(_rate(group)) for name, group in sorted(by_family.items())},
+        "figures": _means([verdict for _, _, verdict in verdicts]),
+        "hashes": hashes(items, config),
+        **_of_capability(capability, verdicts),
+        "items": [_row(item, trajectory, verdict) for item, trajectory, verdict in verdicts],
+    }
+    if config.attempts > 1:
+        solved: dict[str, list[bool]] = defaultdict(list)
+        for item, _, verdict in verdicts:
+            solved[item.id].append(verdict.correct)
+        whole = [(len(tries), sum(tries)) for tries in solved.values() if len(tries) == config.attempts]
+        details["pass_k"] = {str(k): pass_hat_k(whole, k) for k in range(1, config.attempts + 1)} if whole else {}
+    return CapabilityScore(capability, rate.value, len({item.id for item, _, _ in verdicts}), details)
+
+
+def hashes(items: Sequence[Item], config: EvaluationConfig) -> dict[str, str]:
+    """What a figure rests on, in 12 hexadecimal digits each: the prompts, the gold answers, and the decoding."""
+    prompts = [[*_opening(item), item.task.make().tools] for item in items]
+    golds = [[item.id, item.gold] for item in items]
+    decoding = [config.max_new_tokens, config.temperature, config.attempts, config.max_turns]
+    named = {"prompts": prompts, "data": golds, "decoding": decoding}
+    return {
+        name: hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:12]
+        for name, value in named.items()
+    }
+
+
+def chance(capability: str, items: Sequence[Item]) -> float | None:
+    """The score of blind choice, where there is a choice: between two decisions, or between the given replies."""
+    if capability == "timing":
+        return 0.5
+    if items and all(item.choices for item in items):
+        return sum(1 / len(item.choices) for item in items) / len(items)
+    return None
+
+
+def _rate(verdicts: Sequence[Scored]) -> Rate:
+    scores = [verdict.score for verdict in verdicts]
+    if all(score in (0.0, 1.0) for score in scores):
+        return wilson(int(sum(scores)), len(scores))
+    return bootstrap(scores)
+
+
+def _means(verdicts: Sequence[Scored]) -> dict[str, float]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for verdict in verdicts:
+        for name, value in verdict.figures.items():
+            values[name].append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def _of_capability(capability: str, verdicts: Sequence[tuple[Item, AgentTrajectory, Scored]]) -> dict[str, Any]:
+    """The details that timing and tool selection have of their own."""
+    if capability == "timing":
+        decisions = []
+        for item, trajectory, _ in verdicts:
+            names = [tool["function"]["name"] for tool in trajectory.tools]
+            assert item.should_call is not None
+            decisions.append((item.should_call, decision_of(reply_of(trajectory), item.task.instruction, names)))
+        return {"timing": asdict(timing_report(decisions))}
+    if capability == "tool_selection":
+        return {"selection": asdict(selection_report([verdict for _, _, verdict in verdicts]))}
+    return {}
+
+
+def _row(item: Item, trajectory: AgentTrajectory, verdict: Scored) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "family": item.family,
+        "attempt": trajectory.attempt,
+        "prompt": item.task.instruction[-PROMPT_TAIL:],
+        "gold": item.gold,
+        "said": _said(trajectory),
+        "score": verdict.score,
+        "correct": verdict.correct,
+        "parse_failure": verdict.parse_failure,
+        "reason": verdict.reason,
+    }
+
+
+def _said(trajectory: AgentTrajectory) -> str:
+    reply: Reply = reply_of(trajectory)
+    if reply.error is not None:
+        return reply.error
+    turns = [message for message in trajectory.messages[trajectory.own_from :] if message["role"] == "assistant"]
+    return "\n".join(render_reply(turn) for turn in turns)
+
+
+def _opening(item: Item) -> list[Any]:
+    return list(item.task.make().reset())

@@ -1,0 +1,242 @@
+"""One thing that is asked of an agent, and how what it does is judged. A sample of any source -> Item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sagetune import world
+from sagetune.config.stages import CAPABILITIES
+from sagetune.evaluation.calls import Reply, render_reply
+from sagetune.evaluation.scoring.instruction_following import InstructionGold, score_constraints, score_instructions
+from sagetune.evaluation.scoring.planning import PlanGold, score_in_world, score_plan
+from sagetune.evaluation.scoring.reasoning import score_answer, score_gsm8k, score_yes_no
+from sagetune.evaluation.scoring.selection import score_selection
+from sagetune.evaluation.scoring.timing import score_timing
+from sagetune.evaluation.scoring.tool_use import CATEGORIES, ToolUseGold, category_of, score_tool_use
+from sagetune.evaluation.scoring.verdict import Scored, judged
+from sagetune.formats.bfcl import to_bfcl
+from sagetune.sample import FunctionCall, Message, Sample
+from sagetune.trajectories.environment import AgentTask, StepResult, WorldEnvironment
+from sagetune.trajectories.record import AgentTrajectory, own_messages
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """family: a group inside the capability, told apart in the report. gold: what is right, for people.
+
+    should_call: of timing, whether a tool is to be called. choices: of a choice between replies, all of them, the right
+    one first; then likelihood can tell what the model prefers.
+    """
+
+    id: str
+    family: str
+    task: AgentTask
+    score: Callable[[AgentTrajectory], Scored]
+    gold: str
+    should_call: bool | None = None
+    choices: tuple[str, ...] = ()
+
+
+class OneReply:
+    """A conversation that the agent's next message ends; calls lead nowhere."""
+
+    def __init__(self, messages: list[Message], tools: list[dict[str, Any]]) -> None:
+        self._messages = messages
+        self._tools = tools
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        return self._tools
+
+    def reset(self) -> list[Message]:
+        return list(self._messages)
+
+    def step(self, call: Any) -> StepResult:
+        return StepResult("", done=True)
+
+    def reply(self, content: str) -> str | None:
+        return None
+
+    def score(self, messages: list[Message]) -> float:
+        return 0.0  # judged afterwards, from the record
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def item_of(capability: str, sample: Sample) -> Item:
+    """What `sample` asks of `capability`. Raises ValueError if it does not, naming the sample."""
+    if capability not in CAPABILITIES:
+        raise ValueError(f"capability must be one of {', '.join(CAPABILITIES)}, got {capability!r}")
+    try:
+        return _world_item(capability, sample) if sample["source"] == "world" else _item(capability, sample)
+    except ValueError as error:
+        raise ValueError(f"{capability}: sample {sample['id']!r}: {error}") from error
+
+
+def reply_of(trajectory: AgentTrajectory) -> Reply:
+    """All that the agent wrote, as one reply; an attempt that broke or was cut is unreadable."""
+    _, own = own_messages(trajectory)
+    turns = [message for message in own if message["role"] == "assistant"]
+    if trajectory.status in ("bad_reply", "timeout") or not turns:
+        return Reply("", [], trajectory.error or "no reply")
+    calls = [call["function"] for turn in turns for call in turn.get("tool_calls", [])]
+    return Reply(turns[-1]["content"], calls, None)
+
+
+def one_reply(sample_id: str, family: str, messages: list[Message], tools: list[dict[str, Any]]) -> AgentTask:
+    """A task that is over with the agent's next message."""
+    return AgentTask(sample_id, messages[-1]["content"], lambda: OneReply(messages, tools), family)
+
+
+def question(
+    item_id: str, family: str, asked: str, score: Callable[[str], Scored], gold: str, choices: tuple[str, ...] = ()
+) -> Item:
+    """A question without tools, judged by the text of the answer."""
+
+    def judge(trajectory: AgentTrajectory) -> Scored:
+        reply = reply_of(trajectory)
+        return score(reply.content) if reply.error is None else Scored(0.0, False, True, reply.error)
+
+    task = one_reply(item_id, family, [{"role": "user", "content": asked}], [])
+    return Item(item_id, family, task, judge, gold, choices=choices)
+
+
+def gsm8k_item(record: dict[str, Any], item_id: str) -> Item:
+    """GSM8K: {question, answer}; the reply is asked to end as the gold does."""
+    asked = f"{record['question']}\nThink step by step, and end with: #### <number>"
+    return question(item_id, "gsm8k", asked, lambda text: score_gsm8k(text, record["answer"]), record["answer"])
+
+
+def hotpotqa_item(record: dict[str, Any], item_id: str) -> Item:
+    """HotpotQA: {question, answer}, exact match."""
+    asked = f"{record['question']}\nAnswer with the answer alone."
+    gold = str(record["answer"])
+    return question(item_id, "hotpotqa", asked, lambda text: score_answer(text, gold, asked), gold)
+
+
+def strategyqa_item(record: dict[str, Any], item_id: str) -> Item:
+    """StrategyQA: {question, answer: true or false}."""
+    asked, right = f"{record['question']}\nAnswer yes or no.", bool(record["answer"])
+    choices = ("yes", "no") if right else ("no", "yes")
+    return question(item_id, "strategyqa", asked, lambda text: score_yes_no(text, right, asked), choices[0], choices)
+
+
+def ifeval_item(record: dict[str, Any], item_id: str) -> Item:
+    """IFEval: {key, prompt, instruction_id_list, kwargs}."""
+    gold = InstructionGold(str(record["key"]), record["prompt"], record["instruction_id_list"], record["kwargs"])
+    wanted = ", ".join(record["instruction_id_list"])
+    return question(item_id, "ifeval", record["prompt"], lambda text: score_instructions(text, gold), wanted)
+
+
+def _world_item(capability: str, sample: Sample) -> Item:
+    task = world.task_of(sample)
+    kinds = {
+        "tool_use": task.family == "tool_selection",
+        "planning": task.family == "planning",
+        "reasoning": task.family == "general" and task.kind in world.REASONING_KINDS,
+        "instruction_following": task.family == "general" and task.kind not in world.REASONING_KINDS,
+        "timing": task.family in ("timing", "tool_selection"),
+        "tool_selection": task.family == "tool_selection",
+    }
+    if not kinds[capability]:
+        raise ValueError(f"a task of family {task.family} and kind {task.kind} does not ask for it")
+    if capability in ("timing", "tool_selection"):
+        return _item(capability, sample)
+    gold = "\n".join(render_reply(turn) for turn in sample["messages"] if turn["role"] == "assistant")
+    if capability == "planning":
+        acted = AgentTask(sample["id"], task.user, lambda: WorldEnvironment(task), task.kind, tuple(sample["messages"]))
+        return Item(sample["id"], task.kind, acted, lambda trajectory: _score_plan_in_world(task, trajectory), gold)
+
+    def judge(trajectory: AgentTrajectory) -> Scored:
+        reply = reply_of(trajectory)
+        if capability == "tool_use":
+            return score_in_world(task, own_messages(trajectory)[1], reply.error)
+        return score_constraints(reply, task)
+
+    return Item(sample["id"], task.kind, _asked(sample, task.kind), judge, gold)
+
+
+def _score_plan_in_world(task: world.Task, trajectory: AgentTrajectory) -> Scored:
+    """Solved or not; figures: the order-aware scores of the calls against the expert's."""
+    reply = reply_of(trajectory)
+    opening, own = own_messages(trajectory)
+    solved = score_in_world(task, [*opening, *own], reply.error)
+    calls = [call["function"] for turn in world.expert(task) for call in turn.get("tool_calls", [])]
+    plan = score_plan(reply, PlanGold(calls, prompt=task.user))
+    figures = {"plan_f1": plan.score, **plan.figures}
+    return Scored(solved.score, solved.correct, solved.parse_failure, solved.reason, figures)
+
+
+def _item(capability: str, sample: Sample) -> Item:
+    gold = _last_turn(sample)
+    calls = [call["function"] for call in gold.get("tool_calls", [])]
+    names = [tool["function"]["name"] for tool in sample["tools"]]
+    asked = next((m["content"] for m in reversed(sample["messages"]) if m["role"] == "user"), "")
+    score = _scorer(capability, sample, calls, names, asked)
+    family = str(sample["meta"].get("kind") or sample["task"] or capability)
+    should_call = bool(calls) if capability == "timing" else None
+    choices = _choices(capability, calls, names)
+    return Item(sample["id"], family, _asked(sample, family), score, render_reply(gold), should_call, choices)
+
+
+def _scorer(
+    capability: str, sample: Sample, calls: list[FunctionCall], names: list[str], asked: str
+) -> Callable[[AgentTrajectory], Scored]:
+    if capability == "timing":
+        return lambda trajectory: score_timing(reply_of(trajectory), bool(calls), asked, names)
+    if capability == "tool_selection":
+        if not calls:
+            raise ValueError("its answer calls no tool")
+        return lambda trajectory: score_selection(reply_of(trajectory), calls[0]["name"], asked, names)
+    if capability == "planning":
+        responses = {call["name"]: 1 for call in calls}
+        plan = PlanGold(calls, responses if sample["meta"].get("responses") is None else {}, asked)
+        return lambda trajectory: score_plan(reply_of(trajectory), plan)
+    if capability == "tool_use":
+        gold = _bfcl_gold(sample, asked) if _is_bfcl(sample) else None
+        if gold is not None:
+            return lambda trajectory: score_tool_use(reply_of(trajectory), gold)
+        return lambda trajectory: _same_calls(reply_of(trajectory), calls)
+    if capability == "reasoning" and not calls:
+        return lambda trajectory: score_answer(reply_of(trajectory).content, _last_turn(sample)["content"], asked)
+    raise ValueError("only tasks of the world and IFEval's prompts can be judged")
+
+
+def _is_bfcl(sample: Sample) -> bool:
+    return any(sample["id"].removeprefix("live_").startswith(category) for category in CATEGORIES)
+
+
+def _bfcl_gold(sample: Sample, asked: str) -> ToolUseGold:
+    record = to_bfcl(sample)
+    return ToolUseGold(category_of(sample["id"]), record["function"], record.get("ground_truth", ()), asked)
+
+
+def _same_calls(reply: Reply, calls: list[FunctionCall]) -> Scored:
+    from sagetune.evaluation.actions import score_action
+
+    gold: Any = {"role": "assistant", "content": "", "tool_calls": [{"function": call} for call in calls]}
+    found = score_action(gold, reply)
+    if found.parse_failure:
+        return Scored(0.0, False, True, reply.error or "")
+    figures = {"name": float(found.name_correct), "arguments": float(found.arguments_correct)}
+    return judged(found.exact_match, f"called {reply.calls!r:.120}", figures)
+
+
+def _choices(capability: str, calls: list[FunctionCall], names: list[str]) -> tuple[str, ...]:
+    """For a choice between tools: the beginning of each tool's call, the right one first."""
+    if capability != "tool_selection":
+        return ()
+    right = calls[0]["name"]
+    return tuple(f'<tool_call>\n{{"name": "{name}"' for name in [right, *(n for n in names if n != right)])
+
+
+def _asked(sample: Sample, family: str) -> AgentTask:
+    last = max(place for place, message in enumerate(sample["messages"]) if message["role"] == "assistant")
+    return one_reply(sample["id"], family, sample["messages"][:last], sample["tools"])
+
+
+def _last_turn(sample: Sample) -> Message:
+    return next(message for message in reversed(sample["messages"]) if message["role"] == "assistant")
