@@ -45,6 +45,7 @@ ORDER = [
         "modules",
         "progress",
         "trajectories",
+        "capability",
         "runfolder",
         "plots",
         "report",

@@ -17,6 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from sagetune.capability.page import fragment
 from sagetune.files import write_text
 from sagetune.plots import CURVES, draw_attempts, draw_curve, draw_selection, draw_stream
 from sagetune.runfolder import RunFolder
@@ -93,7 +94,27 @@ def before_after_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
                 "after_interval": new["interval"],
             }
         )
-    return rows
+    return rows + _capability_rows(result)
+
+
+def _capability_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same for each capability that was measured."""
+    before, after = (((result.get(when) or {}).get("capabilities") or {"scores": {}}) for when in ("before", "after"))
+    return [
+        {
+            "figure": f"capability: {name.replace('_', ' ')}",
+            "before": before["scores"][name]["score"],
+            "after": new["score"],
+            "delta": new["score"] - before["scores"][name]["score"],
+            "better": "higher",
+            "form": "share",
+            "n": new["num_samples"],
+            "before_interval": before["scores"][name]["details"]["interval"],
+            "after_interval": new["details"]["interval"],
+        }
+        for name, new in after["scores"].items()
+        if name in before["scores"]
+    ]
 
 
 def before_after_table(result: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
@@ -176,6 +197,7 @@ def write_html(run_dir: Path) -> Path:
         curves=[svg for svg in (draw_curve(metrics, *curve) for curve in CURVES) if svg],
         stream=stream_view(result["stream"]) if result.get("stream") else None,
         replay=result.get("replay"),
+        capabilities=_capabilities(folder),
         trajectories=trajectories_view(result["trajectories"]) if result.get("trajectories") else None,
         selections=[{**entry, "plots": draw_selection(entry)} for entry in selections],
         samples=pick_samples(samples, SHOWN_SAMPLES),
@@ -183,6 +205,17 @@ def write_html(run_dir: Path) -> Path:
     )
     write_text(folder.report, text)
     return folder.report
+
+
+def _capabilities(folder: RunFolder) -> str:
+    """The part of the page about capabilities; "" if none was measured."""
+    measured = {when: _read(path).get("capabilities") for when, path in (("before", folder.before), ("after", folder.after))}
+    reports = {when: report for when, report in measured.items() if report}
+    return fragment(reports) if reports else ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def stream_view(stream: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import resource
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from sagetune import report, world
 from sagetune.between_tasks import read_rows, score_matrix, task_figures
+from sagetune.capability.evaluator import AgentCapabilityEvaluator
 from sagetune.config import RunConfig
 from sagetune.evaluation import continual
 from sagetune.files import write_json, write_text
@@ -32,9 +34,11 @@ Measured = dict[str, Any]
 def execute(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Console, interrupts: Interrupts) -> Measured:
     """Measure, train, reload from disk, measure again; returns what result.json holds."""
     trainer = AgentSFTTrainer(run, console=console)
-    before = _once(folder.before, lambda: measured(trainer, "before training"))
+    before = _once(folder.before, lambda: measured(trainer, "before training", folder.answers / "before"))
     training = _once(folder.training, lambda: trainer.fit(folder, tracker, interrupts).to_dict())
-    after = _once(folder.after, lambda: measured(reloaded(trainer, folder), "after training"))
+    after = _once(
+        folder.after, lambda: measured(reloaded(trainer, folder), "after training", folder.answers / "after")
+    )
     write_samples(folder, before, after)
     result = summarise(run, folder, before, training, after)
     write_json(folder.result, result)
@@ -91,9 +95,15 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 
-def measured(trainer: AgentSFTTrainer, when: str) -> Measured:
-    """Figures of the trainer's model, and what became of the data."""
-    return trainer.measure(when) | {"data": trainer.data.counts}
+def measured(trainer: AgentSFTTrainer, when: str, answers: Path) -> Measured:
+    """Figures of the trainer's model, and what became of the data; answers: folder of what it says meanwhile."""
+    found = trainer.measure(when) | {"data": trainer.data.counts}
+    evaluation, started = trainer.run.evaluation, time.perf_counter()
+    if evaluation.capabilities:
+        evaluator = AgentCapabilityEvaluator(evaluation, folder=answers, console=trainer.console)
+        found["capabilities"] = evaluator.evaluate(trainer, evaluation.capabilities).to_dict()
+        found["seconds"]["capabilities"] = time.perf_counter() - started
+    return found
 
 
 def reloaded(trainer: AgentSFTTrainer, folder: RunFolder) -> AgentSFTTrainer:
@@ -213,7 +223,9 @@ def mirror(tracker: Tracker, folder: RunFolder, result: Measured) -> None:
         numbered = [[number, *row] for number, row in enumerate(matrix)]
         tracker.table(f"stream/{name}", ["tasks learnt", *result["stream"]["tasks"]], numbered)
     after = {name: result["after"][name] for name in ("tokens", "actions") if result["after"][name]}
-    figures = {name: result[name] for name in ("trajectories", "stream", "replay") if result[name]}
+    report_of = result["after"].get("capabilities") or {"scores": {}}
+    scores = {f"capability/{name}": score["score"] for name, score in report_of["scores"].items()}
+    figures = scores | {name: result[name] for name in ("trajectories", "stream", "replay") if result[name]}
     tracker.summary({"final_loss": result["final_loss"], "seconds": result["seconds"], **after, **figures})
 
 
@@ -231,7 +243,15 @@ def _once(path: Path, make: Callable[[], Measured]) -> Measured:
 def _without_items(measured: Measured) -> Measured:
     actions = measured["actions"]
     short = {name: value for name, value in actions.items() if name != "items"} if actions else None
-    return {"tokens": measured["tokens"], "actions": short, "seconds": measured["seconds"]}
+    figures = {"tokens": measured["tokens"], "actions": short, "seconds": measured["seconds"]}
+    capabilities = measured.get("capabilities")
+    if capabilities:
+        scores = {
+            name: {**score, "details": without(score["details"], "items")}
+            for name, score in capabilities["scores"].items()
+        }
+        figures["capabilities"] = {**capabilities, "scores": scores}
+    return figures
 
 
 def _is_done(folder: RunFolder) -> bool:

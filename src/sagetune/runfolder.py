@@ -38,6 +38,8 @@ class RunFolder:
         """The figures after each task of a stream but the last."""
         self.replay = path / "replay.json"
         """What was replayed how often, and what the buffer held at the end."""
+        self.answers = path / "answers"
+        """What the model said before and after, a file a capability."""
         self.samples = path / "samples.jsonl"
         """Generated actions before and after, beside the gold ones."""
         self.result = path / "result.json"
