@@ -30,8 +30,6 @@ class EvaluateConfig:
     """Folder of a trained adapter, or of a whole model, that is measured in place of the base model."""
     agent: AgentConfig = field(default_factory=lambda: AgentConfig(kind="local"))
     """kind=endpoint with model and base_url measures a server."""
-    data_folder: str = "data"
-    """Folder of the files that evaluation=real reads."""
     output: str = "evaluation"
     """Folder that receives answers, report.json and report.html; if it is there, the evaluation goes on."""
 

@@ -163,6 +163,8 @@ class EvaluationConfig:
     capabilities: dict[str, str] = field(default_factory=dict)
     """Capability -> what it is measured on: a reference of sft.train_data's forms, or gsm8k:<path>, hotpotqa:<path>,
     strategyqa:<path>, ifeval:<path>. Empty = no capability report."""
+    folder: str = "data"
+    """Folder of the files that the option real reads."""
     samples: int | None = 100
     """Items of each capability; None = all there are."""
     attempts: int = 1
