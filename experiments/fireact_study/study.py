@@ -22,7 +22,8 @@ SEEDS = (0, 1, 2)
 TOKENS = 24_000
 """Tokens of training in every run."""
 BATCH = 4
-TASKS = 240
+TASKS, OWN_TASKS = 240, 60
+"""Training tasks that the expert acts on, and a model for itself, twice each."""
 HELD_OUT = {"tool_selection": 24, "planning": 12, "timing": 12}
 """Tasks of the split test that the trained models act on; where there is no tool there is nothing to act with."""
 ERROR_RATE = 0.15
@@ -77,23 +78,23 @@ def collect(work: Path, folder: Path, variant: str, seed: int) -> None:
         f"samples={folder}/samples.jsonl",
         f"trajectories.collector.seed={seed}",
     ]
-    tasks = ["sft.train_data=agent_sft:train", f"budget.train_samples={TASKS}"]
+    tasks = ["sft.train_data=agent_sft:train"]
     log = folder / "log.txt"
     if options[0] not in VARIANTS:
         agent = ["trajectories=noisy_expert", f"trajectories.agent.error_rate={ERROR_RATE}"]
         spread = "trajectories.collector.spread=one"
-        sagetune(log, "collect", *COMMON, *agent, spread, *tasks, *place, *options)
+        sagetune(log, "collect", *COMMON, *agent, spread, *tasks, f"budget.train_samples={TASKS}", *place, *options)
         return
     teacher = folder_of(work, options[0], seed)
     while not (teacher / "held_out.jsonl.done").is_file():
         time.sleep(5)  # another process trains it
-    half = [
+    drawn = [
         "trajectories.agent.temperature=0.7",
         "trajectories.collector.attempts=2",
-        "trajectories.collector.num_workers=32",
+        "trajectories.collector.max_steps=6",
     ]
-    model = f"trajectories.agent.model={teacher}/run/adapter"
-    sagetune(log, "collect", *COMMON, *LOCAL, *half, model, *tasks, *place)
+    model = [f"trajectories.agent.model={teacher}/run/adapter", f"budget.train_samples={OWN_TASKS}"]
+    sagetune(log, "collect", *COMMON, *LOCAL, *drawn, *model, *tasks, *place)
     own = (folder / "samples.jsonl").read_text()
     experts = (folder_of(work, "mix", seed) / "samples.jsonl").read_text()
     (folder / "samples.jsonl").write_text(experts + own)
