@@ -20,6 +20,7 @@ ORDER = [
         "fireact_data",
         "world",
         "sources",
+        "mixing",
         "chat_template",
         "chat",
         "inspection",
@@ -60,7 +61,13 @@ ORDER = [
 ]
 LIGHT = (
     *("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.react_text", "sagetune.fireact_data"),
-    *("sagetune.sources", "sagetune.world", "sagetune.evaluation.answers", "sagetune.trajectories.search"),
+    *(
+        "sagetune.sources",
+        "sagetune.world",
+        "sagetune.mixing",
+        "sagetune.evaluation.answers",
+        "sagetune.trajectories.search",
+    ),
     *("sagetune.trajectories.bfcl", "sagetune.trajectories.collector", "sagetune.trajectories.convert"),
     *("sagetune.trajectories.agents", "sagetune.trajectories.endpoint"),
 )

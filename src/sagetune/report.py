@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sagetune.plots import CURVES, draw_attempts, draw_curve, draw_selection, draw_stream
+from sagetune.plots import CURVES, draw_attempts, draw_curve, draw_mixture, draw_selection, draw_stream
 from sagetune.runfolder import RunFolder
 
 DISTRIBUTIONS = (
@@ -194,6 +194,7 @@ def write_html(run_dir: Path) -> Path:
         curves=[svg for svg in (draw_curve(metrics, *curve) for curve in CURVES) if svg],
         stream=stream_view(result["stream"]) if result.get("stream") else None,
         replay=result.get("replay"),
+        mixture=mixture_view(result["mixture"]) if result.get("mixture") else None,
         trajectories=trajectories_view(result["trajectories"]) if result.get("trajectories") else None,
         selections=[{**entry, "plots": draw_selection(entry)} for entry in selections],
         samples=pick_samples(samples, SHOWN_SAMPLES),
@@ -222,6 +223,12 @@ def stream_view(stream: dict[str, Any]) -> dict[str, Any]:
         title = name.replace("_", " ")
         tables.append({"title": title, "form": form, "rows": rows, "figures": stream["figures"][name]})
     return {**stream, "tables": tables, "plots": draw_stream(stream)}
+
+
+def mixture_view(mixture: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a mixture: each task's wanted and actual share, and how often its samples come."""
+    rows = [{"task": task, **source} for task, source in mixture["sources"].items()]
+    return {**mixture, "rows": rows, "plot": draw_mixture(rows)}
 
 
 def trajectories_view(gathering: dict[str, Any]) -> dict[str, Any]:

@@ -116,6 +116,8 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
     figures = {when: _without_items(measured) for when, measured in (("before", before), ("after", after))}
     spent = {f"{when}_{what}": s for when in figures for what, s in figures[when].pop("seconds").items()}
     gathering = json.loads(folder.gathering.read_text()) if folder.gathering.is_file() else None
+    mixture = json.loads(folder.mixture.read_text()) if folder.mixture.is_file() else None
+    mixing = {"mix": mixture["seconds"]} if mixture else {}
     collecting = {"collect": gathering["wall_seconds"]} if gathering else {}
     selecting = {"select": training["selection"]["seconds"]} if training["selection"] else {}
     return {
@@ -128,7 +130,8 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
         "peak_memory_mb": peak_memory_mb(),
         **figures,
         "baselines": baselines(run),
-        "costs": {"train": training["seconds"], **collecting, **selecting, **spent},
+        "costs": {"train": training["seconds"], **mixing, **collecting, **selecting, **spent},
+        "mixture": mixture,
         "trajectories": gathering,
         "selection": training["selection"],
         "stream": stream(run, folder, before, after),
@@ -208,7 +211,7 @@ def mirror(tracker: Tracker, folder: RunFolder, result: Measured) -> None:
         numbered = [[number, *row] for number, row in enumerate(matrix)]
         tracker.table(f"stream/{name}", ["tasks learnt", *result["stream"]["tasks"]], numbered)
     after = {name: result["after"][name] for name in ("tokens", "actions") if result["after"][name]}
-    figures = {name: result[name] for name in ("trajectories", "stream", "replay") if result[name]}
+    figures = {name: result[name] for name in ("mixture", "trajectories", "stream", "replay") if result[name]}
     tracker.summary({"final_loss": result["final_loss"], "seconds": result["seconds"], **after, **figures})
 
 

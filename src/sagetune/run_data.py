@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from sagetune import sources
+from sagetune import mixing, sources
 from sagetune.chat import Encoded, EncodingReport, encode_all
 from sagetune.config import RunConfig
 from sagetune.sample import Sample
@@ -26,15 +26,23 @@ class RunData:
         self._held_out: list[Encoded] | None = None
         self.counts: dict[str, Any] = {}
         """What became of the samples, by use: read, skipped, truncated, dropped."""
+        self.mixture: dict[str, Any] | None = None
+        """What the mixture that is trained on holds of each task, where there is one; there after `pool`."""
 
     def pool(self, gather: Callable[[list[Sample]], list[Sample]] | None = None) -> TrainingPool:
         """The training samples that fit. gather: turns the samples that were read into those to train on."""
-        parts = sources.parts_of(self._run, "train")
+        mixes = self._run.mixture.use
+        parts = mixing.parts_of(self._run) if mixes else sources.parts_of(self._run, "train")
         samples, skipped = self._read(parts)
+        if mixes:
+            samples, self.mixture = mixing.mixed(self._run, samples, self._tell)
         samples = samples if gather is None else gather(samples)
         encoded = self._encoded(parts, samples, skipped, "train")
         by_id = {sample["id"]: sample for sample in samples}
-        return TrainingPool([by_id[sample.sample_id] for sample in encoded], encoded)
+        pool = TrainingPool([by_id[sample.sample_id] for sample in encoded], encoded)
+        if self.mixture is not None:
+            mixing.count_used(self.mixture, pool.samples)
+        return pool
 
     def held_out(self) -> list[Encoded]:
         """The conversations that loss and token accuracy are measured on; empty without sft.eval_data."""
@@ -85,18 +93,23 @@ class RunData:
         if not parts:
             return []
         encoded = self.encode(samples, use=use)
-        lost = {part.task for part in parts if part.task} - {sample.task for sample in encoded}
+        named = {part.task for part in parts} & {sample["task"] for sample in samples}
+        lost = named - {sample.task for sample in encoded}
         if lost:
+            field = "mixture.sources" if use == "train" and self._run.mixture.use else "continual.tasks"
             raise ValueError(
-                f"continual.tasks: no sample of {', '.join(sorted(lost))} can be used for {use} at "
+                f"{field}: no sample of {', '.join(sorted(lost))} can be used for {use} at "
                 f"sft.max_seq_length={self._run.sft.max_seq_length}: raise it, or leave the task out"
             )
         self.counts[use] |= {"reference": ", ".join(part.reference for part in parts), "skipped": skipped}
         for part in parts:
-            if part.limit == len(samples) + skipped and ":" not in part.reference:
+            if part.task is None and part.limit == len(samples) + skipped and ":" not in part.reference:
                 advice = f"budget.{use}_samples={part.limit} takes the first records; null takes all"
                 self._console.print(f"{part.reference}: {advice}", markup=False, soft_wrap=True)
         return encoded
+
+    def _tell(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
 
 
 def counts(report: EncodingReport) -> dict[str, int]:

@@ -30,10 +30,13 @@ class MethodInfo:
     continual: str = ""
     """The conf/continual option that replaces the method's own replay."""
 
+    mixture: str = ""
+    """The conf/mixture option that replaces the method's own mixture."""
+
     @property
     def label(self) -> str:
         """Name of the method in run folders and tables."""
-        return "+".join(part for part in (self.id, self.coreset, self.continual) if part)
+        return "+".join(part for part in (self.id, self.mixture, self.coreset, self.continual) if part)
 
 
 @dataclass(kw_only=True)

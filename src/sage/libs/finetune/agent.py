@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sagetune.config import AgentSFTConfig
 from sagetune.config.trajectories import CollectorConfig, SFTConversionConfig
+from sagetune.mixing import MixerConfig, MultiTaskMixer, TaskSample
 from sagetune.trajectories.collector import TrajectoryCollector
 from sagetune.trajectories.convert import TrajectoryToSFTConverter, collect_and_convert
 from sagetune.trajectories.filter import TrajectoryFilter
@@ -19,7 +20,10 @@ __all__ = [
     "AgentSFTTrainer",
     "AgentTrajectory",
     "CollectorConfig",
+    "MixerConfig",
+    "MultiTaskMixer",
     "SFTConversionConfig",
+    "TaskSample",
     "TrajectoryCollector",
     "TrajectoryFilter",
     "TrajectoryStep",
