@@ -121,8 +121,9 @@ class MultiTaskMixer:
         num = [sizes[task] for task in tasks]
         weights = _weights(config, [config.task_weights[task] for task in tasks], num)
         parts = apportion(_total(config, weights, num), weights)
-        wanted = [weight / math.fsum(weights) for weight in weights]
-        return {task: Share(*share) for task, *share in zip(tasks, wanted, num, parts, strict=True)}
+        whole = math.fsum(weights)
+        given = zip(tasks, weights, num, parts, strict=True)
+        return {task: Share(weight / whole, size, part) for task, weight, size, part in given}
 
     def get_task_distribution(self, samples: Iterable[TaskSample]) -> dict[str, int]:
         """How many samples each task has, in the order of task_weights; then tasks that it does not name."""

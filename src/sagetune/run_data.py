@@ -93,8 +93,8 @@ class RunData:
         if not parts:
             return []
         encoded = self.encode(samples, use=use)
-        named = {part.task for part in parts} & {sample["task"] for sample in samples}
-        lost = named - {sample.task for sample in encoded}
+        asked = {sample["task"] for sample in samples if parts[0].task}
+        lost = asked - {sample.task for sample in encoded}
         if lost:
             field = "mixture.sources" if use == "train" and self._run.mixture.use else "continual.tasks"
             raise ValueError(

@@ -122,7 +122,7 @@ def check_mixture(run: RunConfig) -> None:
     for task, reference in used.items():
         if not endless(reference) or task in config.limits:
             continue
-        fix = f"{reference} has no end: set mixture.limits.{task} to the number of its samples"
+        fix = f"{reference} has no end: say how many samples it has by +mixture.limits.{task}=<number>"
         if config.strategy in SIZED_STRATEGIES:
             raise ValueError(f"mixture.strategy={config.strategy} goes by the sizes of the sources, and {fix}")
         if config.replacement:
