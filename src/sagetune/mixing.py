@@ -36,7 +36,8 @@ class MixerConfig:
     shuffle: bool = True
     """Mix the order; False = task after task, each in its own order."""
     total: int | None = None
-    """Samples to draw. None = as many as can be without any coming twice; with replacement, as many as there are."""
+    """Samples to draw. None = as many as the scarcest task has its share of, so that none comes twice; with
+    replacement, as many as there are."""
     replacement: bool = False
     """Draw with replacement; False = every sample of a task once before any comes twice."""
     temperature: float = MIX_TEMPERATURE
@@ -242,16 +243,9 @@ def _total(config: MixerConfig, weights: Sequence[float], sizes: Sequence[int]) 
 
 
 def largest_total(weights: Sequence[float], sizes: Sequence[int]) -> int:
-    """The largest total whose parts are no larger than `sizes`."""
+    """The largest total of which no share is larger than its size, so that no sample is needed twice."""
     exact = [Fraction(repr(float(weight))) for weight in weights]
-    # A part is its share rounded down or up: at `least` none can be too large, above `most` one must be.
-    least = min(int(size * sum(exact) / weight) for size, weight in zip(sizes, exact, strict=True) if weight)
-    most = min(int((size + 1) * sum(exact) / weight) for size, weight in zip(sizes, exact, strict=True) if weight)
-
-    def fits(total: int) -> bool:
-        return all(part <= size for part, size in zip(apportion(total, weights), sizes, strict=True))
-
-    return next(total for total in range(most, least - 1, -1) if fits(total))
+    return min(int(size * sum(exact) / weight) for size, weight in zip(sizes, exact, strict=True) if weight)
 
 
 def _places(size: int, num: int, replacement: bool, rng: random.Random) -> list[int]:
