@@ -38,7 +38,7 @@ def test_the_commands_of_the_readme_work(block: list[str], tmp_path: Path) -> No
     ("block", "printed"),
     zip(
         re.findall(r"```python\n(.*?)```", README, re.DOTALL),
-        ("'timing': 22", "attempts are worth", "Final loss"),
+        ("'timing': 23", "attempts are worth", "Final loss"),
         strict=True,
     ),
     ids=["MultiTaskMixer", "collect_and_convert", "AgentSFTTrainer"],
