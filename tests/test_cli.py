@@ -35,7 +35,7 @@ def test_help_lists_groups_options_and_fields() -> None:
     code, text = answer_without_torch("train", "--help")
     assert code == 0
     for shown in (
-        "method: baseline, combined, continual, coreset_diversity, coreset_hybrid, coreset_loss, dora",
+        "method: agenttuning, baseline, combined, continual, coreset_diversity, coreset_hybrid, coreset_loss, dora",
         "model: hf, smollm2_135m, tiny",
         "lora_plus_lr_ratio: 16.0",
     ):
@@ -62,6 +62,15 @@ def test_cfg_job_shows_the_resolved_configuration() -> None:
         ("model.dtype=int4", ["model.dtype must be one of auto, float32, bfloat16, got 'int4'"]),
         ("continual.strategy=coreset", ["continual.strategy must be another while data.stream is shuffled"]),
         ("continual.tasks=[general,chess]", ["continual.tasks", "family must be one of tool_selection, planning"]),
+        ("mixture=fuor_tasks", ["fuor_tasks", "four_tasks", "agenttuning_eta"]),
+        ("mixture=own", ["mixture.weights must be a weight for each task"]),
+        ("mixture.strategy=best", ["mixture.strategy must be one of weighted, proportional", "got 'best'"]),
+        ("mixture=own +mixture.weights.crm=1", ["mixture.sources must be a reference for each task", "crm has none"]),
+        ("mixture=four_tasks mixture.weights.timing=-1", ["mixture.weights.timing must be a number, at least 0"]),
+        ("mixture=four_tasks mixture.sources.timing=no.jsonl", ["mixture.sources.timing", "no such file"]),
+        ("mixture=four_tasks mixture.strategy=temperature", ["has no end", "+mixture.limits.tool_selection"]),
+        ("mixture=agenttuning_eta mixture.eta=2", ["mixture.eta must be null or in [0, 1], got 2.0"]),
+        ("method=fireact mixture=four_tasks", ["trajectories.use must be false while mixture.use is true"]),
         ("model=hf", ["sft.base_model has no value", "hub id"]),
         ("sft.train_data=agent_sft:trian", ["agent_sft:trian", "train", "dev", "test"]),
         ("sft.train_data=nowhere.jsonl", ["nowhere.jsonl", "sft.train_data"]),
@@ -69,7 +78,7 @@ def test_cfg_job_shows_the_resolved_configuration() -> None:
     ],
 )
 def test_a_mistake_is_named_with_what_is_allowed(override: str, expected: list[str]) -> None:
-    code, text = answer_without_torch("train", override)
+    code, text = answer_without_torch("train", *override.split())
     assert code == 2, text
     for part in expected:
         assert part in text

@@ -21,6 +21,7 @@ ORDER = [
         "record_files",
         "beside",
         "sources",
+        "mixing",
         "chat_template",
         "chat",
         "inspection",
@@ -61,7 +62,7 @@ ORDER = [
     ),
 ]
 LIGHT = (
-    *("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.formats.fireact"),
+    *("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.formats.fireact", "sagetune.mixing"),
     *("sagetune.sources", "sagetune.world", "sagetune.evaluation.answers", "sagetune.trajectories.search"),
     *("sagetune.trajectories.bfcl", "sagetune.trajectories.collector", "sagetune.trajectories.convert"),
     *("sagetune.trajectories.agents", "sagetune.trajectories.endpoint"),

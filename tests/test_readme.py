@@ -36,8 +36,12 @@ def test_the_commands_of_the_readme_work(block: list[str], tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("block", "printed"),
-    zip(re.findall(r"```python\n(.*?)```", README, re.DOTALL), ("attempts are worth", "Final loss"), strict=True),
-    ids=["collect_and_convert", "AgentSFTTrainer"],
+    zip(
+        re.findall(r"```python\n(.*?)```", README, re.DOTALL),
+        ("'timing': 23", "attempts are worth", "Final loss"),
+        strict=True,
+    ),
+    ids=["MultiTaskMixer", "collect_and_convert", "AgentSFTTrainer"],
 )
 def test_the_python_of_the_readme_works(block: str, printed: str, tmp_path: Path) -> None:
     run, environment = [sys.executable, "-c", block], os.environ | {"WANDB_MODE": "offline"}

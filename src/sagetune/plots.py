@@ -120,6 +120,22 @@ def draw_attempts(rows: list[dict[str, Any]]) -> str:
     return _svg("share of attempts", partial(_draw_attempts, rows=rows))
 
 
+def draw_mixture(rows: list[dict[str, Any]]) -> str:
+    """The share of the mixture that each task should have and the one it has; an SVG."""
+    return _svg("share of the mixture", partial(_draw_mixture, rows=rows))
+
+
+def _draw_mixture(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    for offset, name, color in ((0.2, "wanted", SERIES_COLORS[0]), (-0.2, "share", SERIES_COLORS[1])):
+        label = "wanted" if name == "wanted" else "trained on"
+        places = [place - offset for place in range(len(rows))]
+        axes.barh(places, [row[name] for row in rows], 0.38, color=color, label=label)
+    axes.set_yticks(range(len(rows)), [row["task"] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(right=1.4 * axes.get_xlim()[1])  # room for the legend beside the bars
+    axes.legend(frameon=False, labelcolor=INK)
+
+
 def _draw_attempts(axes: Axes, rows: list[dict[str, Any]]) -> None:
     for offset, name, color in ((0.2, "solved", SERIES_COLORS[0]), (-0.2, "kept", SERIES_COLORS[1])):
         places = [place + offset for place in range(len(rows))]

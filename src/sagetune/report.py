@@ -19,7 +19,7 @@ from rich.table import Table
 
 from sagetune.capability.page import fragment
 from sagetune.files import write_text
-from sagetune.plots import CURVES, draw_attempts, draw_curve, draw_selection, draw_stream
+from sagetune.plots import CURVES, draw_attempts, draw_curve, draw_mixture, draw_selection, draw_stream
 from sagetune.runfolder import RunFolder
 
 DISTRIBUTIONS = (
@@ -198,6 +198,7 @@ def write_html(run_dir: Path) -> Path:
         stream=stream_view(result["stream"]) if result.get("stream") else None,
         replay=result.get("replay"),
         capabilities=_capabilities(folder),
+        mixture=mixture_view(result["mixture"]) if result.get("mixture") else None,
         trajectories=trajectories_view(result["trajectories"]) if result.get("trajectories") else None,
         selections=[{**entry, "plots": draw_selection(entry)} for entry in selections],
         samples=pick_samples(samples, SHOWN_SAMPLES),
@@ -209,7 +210,9 @@ def write_html(run_dir: Path) -> Path:
 
 def _capabilities(folder: RunFolder) -> str:
     """The part of the page about capabilities; "" if none was measured."""
-    measured = {when: _read(path).get("capabilities") for when, path in (("before", folder.before), ("after", folder.after))}
+    measured = {
+        when: _read(path).get("capabilities") for when, path in (("before", folder.before), ("after", folder.after))
+    }
     reports = {when: report for when, report in measured.items() if report}
     return fragment(reports) if reports else ""
 
@@ -237,6 +240,12 @@ def stream_view(stream: dict[str, Any]) -> dict[str, Any]:
         title = name.replace("_", " ")
         tables.append({"title": title, "form": form, "rows": rows, "figures": stream["figures"][name]})
     return {**stream, "tables": tables, "plots": draw_stream(stream)}
+
+
+def mixture_view(mixture: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a mixture: each task's wanted and actual share, and how often its samples come."""
+    rows = [{"task": task, **source} for task, source in mixture["sources"].items()]
+    return {**mixture, "rows": rows, "plot": draw_mixture(rows)}
 
 
 def trajectories_view(gathering: dict[str, Any]) -> dict[str, Any]:

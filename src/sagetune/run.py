@@ -36,9 +36,7 @@ def execute(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Consol
     trainer = AgentSFTTrainer(run, console=console)
     before = _once(folder.before, lambda: measured(trainer, "before training", folder.answers / "before"))
     training = _once(folder.training, lambda: trainer.fit(folder, tracker, interrupts).to_dict())
-    after = _once(
-        folder.after, lambda: measured(reloaded(trainer, folder), "after training", folder.answers / "after")
-    )
+    after = _once(folder.after, lambda: measured(reloaded(trainer, folder), "after training", folder.answers / "after"))
     write_samples(folder, before, after)
     result = summarise(run, folder, before, training, after)
     write_json(folder.result, result)
@@ -127,6 +125,8 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
     figures = {when: _without_items(measured) for when, measured in (("before", before), ("after", after))}
     spent = {f"{when}_{what}": s for when in figures for what, s in figures[when].pop("seconds").items()}
     gathering = without(json.loads(folder.gathering.read_text()), "keys") if folder.gathering.is_file() else None
+    mixture = json.loads(folder.mixture.read_text()) if folder.mixture.is_file() else None
+    mixing = {"mix": mixture["seconds"]} if mixture else {}
     collecting = {"collect": gathering["wall_seconds"]} if gathering else {}
     selecting = {"select": training["selection"]["seconds"]} if training["selection"] else {}
     return {
@@ -139,7 +139,8 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
         "peak_memory_mb": peak_memory_mb(),
         **figures,
         "baselines": baselines(run),
-        "costs": {"train": training["seconds"], **collecting, **selecting, **spent},
+        "costs": {"train": training["seconds"], **mixing, **collecting, **selecting, **spent},
+        "mixture": mixture,
         "trajectories": gathering,
         "selection": training["selection"],
         "stream": stream(run, folder, before, after),
@@ -225,7 +226,8 @@ def mirror(tracker: Tracker, folder: RunFolder, result: Measured) -> None:
     after = {name: result["after"][name] for name in ("tokens", "actions") if result["after"][name]}
     report_of = result["after"].get("capabilities") or {"scores": {}}
     scores = {f"capability/{name}": score["score"] for name, score in report_of["scores"].items()}
-    figures = scores | {name: result[name] for name in ("trajectories", "stream", "replay") if result[name]}
+    stages = {name: result[name] for name in ("mixture", "trajectories", "stream", "replay") if result[name]}
+    figures = scores | stages
     tracker.summary({"final_loss": result["final_loss"], "seconds": result["seconds"], **after, **figures})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from sagetune import sources
+from sagetune import mixing, sources
 from sagetune.chat import Encoded, EncodingReport, encode_all
 from sagetune.config import RunConfig
 from sagetune.sample import Sample
@@ -26,16 +26,33 @@ class RunData:
         self._held_out: list[Encoded] | None = None
         self.counts: dict[str, Any] = {}
         """What became of the samples, by use: read, skipped, truncated, dropped."""
+        self.mixture: dict[str, Any] | None = None
+        """What the mixture that is trained on holds of each task, where there is one; there after `pool`."""
 
     def pool(self, gather: Callable[[list[Sample]], list[Sample]] | None = None) -> TrainingPool:
         """The training samples that fit. gather: turns the samples that were read into those to train on."""
-        own_tasks = self._run.trajectories.tasks if self._run.trajectories.use else None
-        parts = [sources.Part(own_tasks, None)] if own_tasks is not None else sources.parts_of(self._run, "train")
-        samples, skipped = self._read(parts) if own_tasks is None else ([], 0)
+        parts = self._train_parts()
+        samples, skipped = self._read(parts) if not self._acts_elsewhere() else ([], 0)
+        if self._run.mixture.use:
+            samples, self.mixture = mixing.mixed(self._run, samples, self._tell)
         samples = samples if gather is None else gather(samples)
         encoded = self._encoded(parts, samples, skipped, "train")
         by_id = {sample["id"]: sample for sample in samples}
-        return TrainingPool([by_id[sample.sample_id] for sample in encoded], encoded)
+        pool = TrainingPool([by_id[sample.sample_id] for sample in encoded], encoded)
+        if self.mixture is not None:
+            mixing.count_used(self.mixture, pool.samples)
+        return pool
+
+    def _acts_elsewhere(self) -> bool:
+        """Whether the tasks that are acted on are no samples."""
+        return self._run.trajectories.use and self._run.trajectories.tasks is not None
+
+    def _train_parts(self) -> list[sources.Part]:
+        if self._run.mixture.use:
+            return mixing.parts_of(self._run)
+        if self._acts_elsewhere():
+            return [sources.Part(str(self._run.trajectories.tasks), None)]
+        return sources.parts_of(self._run, "train")
 
     def held_out(self) -> list[Encoded]:
         """The conversations that loss and token accuracy are measured on; empty without sft.eval_data."""
@@ -86,18 +103,23 @@ class RunData:
         if not parts:
             return []
         encoded = self.encode(samples, use=use)
-        lost = {part.task for part in parts if part.task} - {sample.task for sample in encoded}
+        asked = {sample["task"] for sample in samples if parts[0].task}
+        lost = asked - {sample.task for sample in encoded}
         if lost:
+            field = "mixture.sources" if use == "train" and self._run.mixture.use else "continual.tasks"
             raise ValueError(
-                f"continual.tasks: no sample of {', '.join(sorted(lost))} can be used for {use} at "
+                f"{field}: no sample of {', '.join(sorted(lost))} can be used for {use} at "
                 f"sft.max_seq_length={self._run.sft.max_seq_length}: raise it, or leave the task out"
             )
         self.counts[use] |= {"reference": ", ".join(part.reference for part in parts), "skipped": skipped}
         for part in parts:
-            if part.limit == len(samples) + skipped and ":" not in part.reference:
+            if part.task is None and part.limit == len(samples) + skipped and ":" not in part.reference:
                 advice = f"budget.{use}_samples={part.limit} takes the first records; null takes all"
                 self._console.print(f"{part.reference}: {advice}", markup=False, soft_wrap=True)
         return encoded
+
+    def _tell(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
 
 
 def counts(report: EncodingReport) -> dict[str, int]:

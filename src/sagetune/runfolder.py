@@ -32,6 +32,8 @@ class RunFolder:
         """Every attempt of the agent, failures too, as it was made."""
         self.gathering = path / "trajectories.json"
         """How many attempts succeeded, which were kept, why not the others, and what they cost."""
+        self.mixture = path / "mixture.json"
+        """What the mixture that is trained on holds of each task: samples, epochs, what is lacking."""
         self.selection = path / "selection.json"
         """What was selected for which epoch, and how it differs from the pool."""
         self.stream = path / "stream.json"

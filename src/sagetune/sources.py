@@ -19,6 +19,7 @@ from sagetune import world
 from sagetune.beside import Beside
 from sagetune.config import RunConfig
 from sagetune.config.coreset import TARGETED_STRATEGIES
+from sagetune.config.mixture import SIZED_STRATEGIES
 from sagetune.formats import from_record
 from sagetune.record_files import SUFFIXES, Entry, decode, read_entries
 from sagetune.sample import Sample
@@ -100,14 +101,40 @@ def check_run(run: RunConfig) -> None:
     """`check_reference` for all that a run reads; the error names the field."""
     if run.trajectories.use and run.trajectories.tasks is not None:
         check_tasks(run.trajectories.tasks)
+    train_data = None if run.mixture.use else run.sft.train_data
     if run.continual.tasks is None:
-        fields = {"sft.train_data": run.sft.train_data, "sft.eval_data": run.sft.eval_data}
+        fields = {"sft.train_data": train_data, "sft.eval_data": run.sft.eval_data}
         check_references(fields | {"evaluation.data": run.evaluation.data})
     check_references({"coreset.dev_data": run.coreset.dev_data})
     selects_for = run.sft.use_coreset_selection and run.sft.coreset_strategy in TARGETED_STRATEGIES
-    for use in ("train", "eval", "benchmark", *(["dev"] if selects_for else [])):
+    trains_on = [] if run.mixture.use else ["train"]
+    for use in (*trains_on, "eval", "benchmark", *(["dev"] if selects_for else [])):
         for part in parts_of(run, use):
             check_references({"continual.tasks" if part.task else "data": part.reference})
+    if run.mixture.use:
+        check_mixture(run)
+
+
+def check_mixture(run: RunConfig) -> None:
+    """`check_reference` for the sources of the mixture, and whether each has a size where one is needed."""
+    config = run.mixture
+    used = {task: config.sources[task] for task in config.shares()}
+    check_references({f"mixture.sources.{task}": reference for task, reference in used.items()})
+    for task, reference in used.items():
+        if not endless(reference) or task in config.limits:
+            continue
+        fix = f"{reference} has no end: say how many samples it has by +mixture.limits.{task}=<number>"
+        if config.strategy in SIZED_STRATEGIES:
+            raise ValueError(f"mixture.strategy={config.strategy} goes by the sizes of the sources, and {fix}")
+        if config.replacement:
+            raise ValueError(f"mixture.replacement draws from all samples of a source, and {fix}")
+        if run.budget.train_samples is None:
+            raise ValueError(f"budget.train_samples=null takes as much as there is, and {fix}")
+
+
+def endless(reference: str) -> bool:
+    """Whether `reference` names the embedded world, which makes as many samples as are asked for."""
+    return reference.partition(":")[0] in ("agent_sft", "agent_benchmark")
 
 
 def check_tasks(reference: str) -> None:
@@ -139,7 +166,7 @@ def load(reference: str, *, num_samples: int | None, seed: int = 0, on_error: st
     """
     check_reference(reference)
     kind, _, rest = reference.partition(":")
-    if kind in ("agent_sft", "agent_benchmark"):
+    if endless(reference):
         if num_samples is None:
             raise ValueError(f"data {reference!r} has no end: set budget.train_samples (or eval_samples) to a number")
         return Loaded(_load_world(rest, num_samples, seed), [])

@@ -118,6 +118,8 @@ class AgentSFTTrainer:
             write_json(folder.environment, environment())
         lightning.seed_everything(self.run.seed, verbose=False)
         pool = self.data.pool(self._gatherer(folder))
+        if self.data.mixture is not None:
+            write_json(folder.mixture, self.data.mixture)
         selections = self._selections(pool, folder, tracker) if sft.use_coreset_selection else None
         validation = self.data.held_out()
         loader, task_steps = self._loader(pool, selections)

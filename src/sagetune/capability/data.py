@@ -82,7 +82,9 @@ def _questions(kind: str, path: Path) -> Iterator[Item]:
         record = decode(entry.record)
         missing = [name for name in fields if name not in record]
         if missing:
-            raise ValueError(f"{entry.place}: {', '.join(missing)}: missing, a record of {kind} needs {', '.join(fields)}")
+            raise ValueError(
+                f"{entry.place}: {', '.join(missing)}: missing, a record of {kind} needs {', '.join(fields)}"
+            )
         yield make(record, entry.default_id)
 
 

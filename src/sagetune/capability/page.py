@@ -27,14 +27,18 @@ def fragment(reports: Reports) -> str:
     names = list(dict.fromkeys(name for report in reports.values() for name in report["scores"]))
     series = {title: [_rate(report, name) for name in names] for title, report in reports.items()}
     *_, last = reports.values()
-    return _environment().from_string(template).render(
-        names=names,
-        reports=reports,
-        radar=draw_radar(names, {title: [rate[0] for rate in rates] for title, rates in series.items()})
-        if len(names) > 2
-        else "",
-        bars=draw_bars("score with its 95 % interval", names, series),
-        answers=answers(last),
+    return (
+        _environment()
+        .from_string(template)
+        .render(
+            names=names,
+            reports=reports,
+            radar=draw_radar(names, {title: [rate[0] for rate in rates] for title, rates in series.items()})
+            if len(names) > 2
+            else "",
+            bars=draw_bars("score with its 95 % interval", names, series),
+            answers=answers(last),
+        )
     )
 
 

@@ -78,9 +78,7 @@ def measured(config: EvaluateConfig, console: Console) -> CapabilityReport:
     quiet_libraries()
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    evaluator = AgentCapabilityEvaluator(
-        config.evaluation, model_config=config.model, folder=folder, console=console
-    )
+    evaluator = AgentCapabilityEvaluator(config.evaluation, model_config=config.model, folder=folder, console=console)
     report = evaluator.evaluate(agent_of(config), config.evaluation.capabilities)
     write_json(folder / "report.json", report.to_dict())
     write_page(folder / "report.html", {config.adapter or config.sft.base_model: report.to_dict()})

@@ -15,6 +15,7 @@ from sagetune.config import (
     DataConfig,
     EvaluationConfig,
     MethodInfo,
+    MixtureConfig,
     ModelConfig,
     Problems,
     RunConfig,
@@ -32,9 +33,10 @@ class SelectConfig:
 
     sft: AgentSFTConfig
     method: MethodInfo = field(default_factory=MethodInfo)
-    """Not looked at; here because the options of coreset= set it."""
+    """Not looked at; here because the options of coreset= and mixture= set it."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
     coreset: CoresetConfig = field(default_factory=CoresetConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -56,8 +58,8 @@ class SelectConfig:
 
     def run(self) -> RunConfig:
         """The run whose training set this is."""
-        groups = {name: vars(self)[name] for name in ("sft", "model", "data", "coreset", "budget", "trainer", "seed")}
-        return RunConfig(**groups)
+        names = ("sft", "model", "data", "mixture", "coreset", "budget", "trainer", "seed")
+        return RunConfig(**{name: vars(self)[name] for name in names})
 
 
 def main() -> None:

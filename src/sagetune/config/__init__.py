@@ -12,6 +12,7 @@ from pathlib import Path
 from sagetune.config.checks import Problems
 from sagetune.config.continual import ContinualConfig
 from sagetune.config.coreset import BATCH_STRATEGIES, CORESET_STRATEGIES, TARGETED_STRATEGIES, CoresetConfig
+from sagetune.config.mixture import MixtureConfig
 from sagetune.config.sft import AgentSFTConfig
 from sagetune.config.stages import (
     WANDB_MODES,
@@ -39,6 +40,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "MethodInfo",
+    "MixtureConfig",
     "ModelConfig",
     "OptimConfig",
     "Problems",
@@ -65,6 +67,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     trajectories: TrajectoriesConfig = field(default_factory=TrajectoriesConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
     coreset: CoresetConfig = field(default_factory=CoresetConfig)
     continual: ContinualConfig = field(default_factory=ContinualConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -83,6 +86,8 @@ class RunConfig:
         """Raise ValueError for what the fields allow each alone, but this version cannot do."""
         problems = Problems()
         check_stream(self, problems)
+        if self.mixture.use:
+            check_mixture(self, problems)
         if self.sft.use_coreset_selection:
             check_selection(self.sft, self.coreset, problems)
         fits = self.sft.use_lora or self.model.dtype != "bfloat16"
@@ -118,6 +123,19 @@ def check_stream(run: RunConfig, problems: Problems) -> None:
         problems.check(enough, f"budget.{name}", value, f"at least one for each of {num_tasks} continual.tasks")
     buckets = run.data.bucket_steps
     problems.check(not sequential or buckets == 1, "data.bucket_steps", buckets, "1 while data.stream is sequential")
+
+
+def check_mixture(run: RunConfig, problems: Problems) -> None:
+    """Note what cannot be mixed."""
+    collects, tasks = run.trajectories.use, run.continual.tasks
+    problems.check(
+        not collects, "trajectories.use", collects, "false while mixture.use is true: collect, then mix files"
+    )
+    own = "null while mixture.use is true: the tasks of mixture.weights are the stream's"
+    problems.check(tasks is None, "continual.tasks", tasks, own)
+    num_tasks, steps = len(run.mixture.shares()), run.budget.max_steps
+    enough = run.data.stream == "shuffled" or steps is None or steps >= num_tasks
+    problems.check(enough, "budget.max_steps", steps, f"at least one for each of {num_tasks} tasks of the mixture")
 
 
 def check_selection(sft: AgentSFTConfig, coreset: CoresetConfig, problems: Problems) -> None:

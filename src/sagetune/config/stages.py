@@ -33,10 +33,13 @@ class MethodInfo:
     continual: str = ""
     """The conf/continual option that replaces the method's own replay."""
 
+    mixture: str = ""
+    """The conf/mixture option that replaces the method's own mixture."""
+
     @property
     def label(self) -> str:
         """Name of the method in run folders and tables."""
-        return "+".join(part for part in (self.id, self.coreset, self.continual) if part)
+        return "+".join(part for part in (self.id, self.mixture, self.coreset, self.continual) if part)
 
 
 @dataclass(kw_only=True)
@@ -185,7 +188,9 @@ class EvaluationConfig:
         )
         problems.check(self.temperature >= 0, "evaluation.temperature", self.temperature, "at least 0")
         varied = self.attempts == 1 or self.temperature > 0
-        problems.check(varied, "evaluation.attempts", self.attempts, "1 while evaluation.temperature is 0: all are alike")
+        problems.check(
+            varied, "evaluation.attempts", self.attempts, "1 while evaluation.temperature is 0: all are alike"
+        )
         problems.one_of("evaluation.how", self.how, EVALUATIONS)
         unknown = sorted(set(self.capabilities) - set(CAPABILITIES))
         problems.check(not unknown, "evaluation.capabilities", unknown, f"some of {', '.join(CAPABILITIES)}")

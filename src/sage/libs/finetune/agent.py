@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sagetune.capability.scores import CapabilityReport, CapabilityScore
 from sagetune.config import AgentSFTConfig
 from sagetune.config.trajectories import CollectorConfig, SFTConversionConfig
+from sagetune.mixing import MixerConfig, MultiTaskMixer, TaskSample
 from sagetune.trajectories.collector import TrajectoryCollector
 from sagetune.trajectories.convert import TrajectoryToSFTConverter, collect_and_convert
 from sagetune.trajectories.filter import TrajectoryFilter
@@ -24,7 +25,10 @@ __all__ = [
     "CapabilityReport",
     "CapabilityScore",
     "CollectorConfig",
+    "MixerConfig",
+    "MultiTaskMixer",
     "SFTConversionConfig",
+    "TaskSample",
     "TrajectoryCollector",
     "TrajectoryFilter",
     "TrajectoryStep",
