@@ -98,7 +98,9 @@ def replies(gold: ToolUseGold) -> Iterator[tuple[str, Calls]]:
 
 def everything_documented(gold: ToolUseGold, right: Calls) -> Calls:
     documents = {function["name"]: function["parameters"]["properties"] for function in gold.functions}
-    return [{**call, "arguments": {**dict.fromkeys(documents[call["name"]], ""), **call["arguments"]}} for call in right]
+    return [
+        {**call, "arguments": {**dict.fromkeys(documents[call["name"]], ""), **call["arguments"]}} for call in right
+    ]
 
 
 def changed_values(right: Calls, place: int, parameter: str) -> Iterator[tuple[str, Calls]]:

@@ -40,9 +40,7 @@ def bootstrap(scores: Sequence[float], *, seed: int = 0, num_resamples: int = NU
     return macro_average({"": scores}, seed=seed, num_resamples=num_resamples)
 
 
-def macro_average(
-    groups: Mapping[str, Sequence[float]], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
-) -> Rate:
+def macro_average(groups: Mapping[str, Sequence[float]], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> Rate:
     """The mean of the groups' means, each group with equal weight; items are resampled inside their group.
 
     Empty groups do not count. n is the number of items.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sagetune.evaluation.calls import Reply, canonical
-from sagetune.evaluation.scoring.verdict import Scored, f1_of, judged, not_an_abstention, not_an_answer, unreadable
+from sagetune.evaluation.scoring.verdict import Scored, f1_of, judged, not_an_abstention, unreadable
 from sagetune.sample import FunctionCall, Message
 from sagetune.world import Task, check
 
@@ -99,7 +99,7 @@ def score_in_world(task: Task, messages: list[Message], error: str | None = None
     if not turns:
         return unreadable("no turn of the model")
     if task.accepts is not None and not any(turn.get("tool_calls") for turn in turns):
-        if failure := not_an_answer(turns[-1]["content"], task.user):
+        if failure := not_an_abstention(Reply(turns[-1]["content"], [], None), task.user, task.tools):
             return unreadable(failure)
         answer: Message = {"role": "assistant", "content": turns[-1]["content"].replace(task.user, " ")}
         messages = [*messages, answer]

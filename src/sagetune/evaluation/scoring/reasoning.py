@@ -20,10 +20,8 @@ def strict_answer(text: str) -> str | None:
 
 def flexible_answer(text: str) -> str | None:
     """The last number of the text, None if there is none."""
-    found = None
-    for found in FLEXIBLE.finditer(text):
-        pass
-    return found[0] if found else None
+    numbers = [found[0] for found in FLEXIBLE.finditer(text)]
+    return numbers[-1] if numbers else None
 
 
 def score_gsm8k(text: str, gold: str) -> Scored:

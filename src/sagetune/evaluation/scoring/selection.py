@@ -53,8 +53,10 @@ def score_selection(reply: Reply, gold: str, prompt: str = "", functions: Sequen
     """The same from a model's calls, the first of which is its choice."""
     if failure := not_an_abstention(reply, prompt, functions):
         return unreadable(failure)
-    return score_ranking([call["name"] for call in reply.calls], gold) if reply.calls else Scored(
-        0.0, False, reason="no call"
+    return (
+        score_ranking([call["name"] for call in reply.calls], gold)
+        if reply.calls
+        else Scored(0.0, False, reason="no call")
     )
 
 

@@ -69,7 +69,9 @@ def score_tool_use(reply: Reply, gold: ToolUseGold, *, dots_allowed: bool = True
 
 
 def _match(calls: list[FunctionCall], gold: ToolUseGold, dots_allowed: bool) -> Scored:
-    wanted = [(_spelled(name, dots_allowed), name, allowed) for answer in gold.answers for name, allowed in answer.items()]
+    wanted = [
+        (_spelled(name, dots_allowed), name, allowed) for answer in gold.answers for name, allowed in answer.items()
+    ]
     faults = [
         [wrong_call(call, spelled, _document(gold.functions, name), allowed) for call in calls]
         for spelled, name, allowed in wanted
@@ -79,8 +81,9 @@ def _match(calls: list[FunctionCall], gold: ToolUseGold, dots_allowed: bool) -> 
     figures = {"name": shared_names.total() / len(calls), "calls": len(taken) / len(calls)}
     if len(taken) == len(wanted):
         return judged(True, "", figures)
-    unmet = faults[next(index for index in range(len(wanted)) if index not in taken.values())]
-    return judged(False, next((fault for fault in unmet if fault and not fault.startswith(NOT_CALLED)), unmet[0]), figures)
+    unmet = next(row for index, row in enumerate(faults) if index not in taken.values())
+    left = [fault for column, fault in enumerate(unmet) if column not in taken]
+    return judged(False, next((fault for fault in left if not fault.startswith(NOT_CALLED)), left[0]), figures)
 
 
 def _assign(fits: Sequence[Sequence[bool]]) -> dict[int, int]:
@@ -100,9 +103,7 @@ def _assign(fits: Sequence[Sequence[bool]]) -> dict[int, int]:
     return taken
 
 
-def wrong_call(
-    call: FunctionCall, name: str, function: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]
-) -> str:
+def wrong_call(call: FunctionCall, name: str, function: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> str:
     """Why `call` is not the gold call (`name`, `allowed`) of the documented `function`; "" if it is."""
     given = call["arguments"]
     if call["name"] != name:
@@ -152,9 +153,7 @@ def _is_among(value: Any, wanted: type, inner: type | None, allowed: Sequence[An
     if wanted is dict:
         return any(_same_dict(value, gold) for gold in allowed)
     if wanted is list and inner is dict:
-        return any(
-            len(value) == len(gold) and all(map(_same_dict, value, gold)) for gold in allowed
-        )
+        return any(len(value) == len(gold) and all(map(_same_dict, value, gold)) for gold in allowed)
     if wanted is list:
         return [_forgiven(item) for item in value] in [[_forgiven(item) for item in gold] for gold in allowed]
     return _forgiven(value) in [_forgiven(gold) for gold in allowed] if wanted is str else value in allowed

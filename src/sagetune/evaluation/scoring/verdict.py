@@ -40,26 +40,22 @@ def judged(correct: bool, reason: str, figures: dict[str, float] | None = None) 
 
 
 def not_an_answer(text: str, prompt: str = "") -> str:
-    """Why `text` is no answer in words, "" if it is one.
-
-    A scorer that takes whatever has no call for a decision to hold back rewards a broken model (gorilla#1362: 228 of
-    229 "correct" abstentions of one model were unreadable). prompt: the request; to repeat it is to answer nothing.
-    """
+    """Why `text` answers nothing, "" if it may be an answer. prompt: the request; to repeat it is no answer."""
     if not any(character.isalnum() for character in text):
         return "the reply is empty" if not text.strip() else "the reply has no word"
     if ROLE_LABEL.fullmatch(text):
         return f"only the label of a turn: {text.strip()[:40]!r}"
-    if text.lstrip().startswith(("{", "[{")) or CALL_KEY.search(text):
-        return "JSON where words are expected"
     if prompt and _says_only(text, prompt):
         return "the reply repeats the request"
     return ""
 
 
 def not_an_abstention(reply: Reply, prompt: str = "", functions: Iterable[str] = ()) -> str:
-    """Why a reply that calls nothing is no decision to hold back, "" if it is one or calls something.
+    """Why a reply without a call is no decision to hold back; "" if it is one or has a call.
 
-    functions: the offered names; one that an opening parenthesis follows is a call in another notation.
+    functions: the offered names; one that an opening parenthesis follows is a call in another notation. A scorer that
+    takes whatever it cannot decode for a decision to hold back rewards a broken model (gorilla#1362: 228 of 229
+    "correct" abstentions of one model were unreadable).
     """
     if reply.error is not None:
         return reply.error
@@ -67,6 +63,8 @@ def not_an_abstention(reply: Reply, prompt: str = "", functions: Iterable[str] =
         return ""
     if tried := next((name for name in functions if re.search(rf"(?<!\w){re.escape(name)}\(", reply.content)), None):
         return f"a call of {tried} in another notation"
+    if reply.content.lstrip().startswith(("{", "[{")) or CALL_KEY.search(reply.content):
+        return "JSON outside of a call"
     return not_an_answer(reply.content, prompt)
 
 
