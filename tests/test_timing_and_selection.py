@@ -44,7 +44,7 @@ def test_figures_of_timing() -> None:
     assert report == timing_report(decisions[::-1])
 
 
-@pytest.mark.parametrize(("decision", "expected"), zip(DECISIONS, (0.5, 0.5, 0.0), strict=True))
+@pytest.mark.parametrize(("decision", "expected"), [*zip(DECISIONS, (0.5, 0.5, 0.0), strict=True)])
 def test_one_decision_for_everything_is_no_better_than_chance(decision: str, expected: float) -> None:
     report = timing_report([(True, decision)] * 90 + [(False, decision)] * 10)
     assert report.balanced_accuracy.value == expected

@@ -1,13 +1,15 @@
 """Verifiable instructions: IFEval and IFBench by their published checkers, and the world's own constraints.
 
-IFEval (arXiv:2311.07911) looks at the form of a reply alone, so that some prompts are passed by what says nothing. A
-reply without a word, with only the label of a turn, or that only repeats the request fails here; the checkers pass it
-where its form happens to fit. Any other reply gets what lm-evaluation-harness 0.4.13 gives it.
+IFEval (arXiv:2311.07911) looks at the form of a reply alone. Of its 541 prompts the published checkers pass 134 for
+repeating the request, 81 for brackets and 62 for "tool:". Such replies, without a word, with only the label of a turn,
+or with nothing but the request, fail here. Any other reply gets what lm-evaluation-harness 0.4.13 gives it, but for the
+two prompts whose verdict is a draw there.
 """
 
 from __future__ import annotations
 
 import importlib
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -64,10 +66,14 @@ def score_instructions(text: str, gold: InstructionGold) -> Scored:
     if failure := not_an_answer(text, gold.prompt):
         return unreadable(failure, FIGURES)
     sample = checkers.IFEvalSample(0, gold.prompt, list(gold.instruction_ids), [dict(item) for item in gold.kwargs])
-    try:
+    state = random.getstate()
+    random.seed(gold.key)  # the checkers draw what they take for missing: the sign that two prompts ask for instead of
+    try:  # a letter (keys 1122, 1129) becomes some letter, in lm-evaluation-harness another one at each look
         results, scores = checkers.evaluate_output_for_sample(gold.benchmark, sample, text)
     except RecursionError:  # json's own, in the checker of json_format
         return unreadable("JSON of absurd depth", FIGURES)
+    finally:
+        random.setstate(state)
     if not results:
         return unreadable("nothing after the thoughts", FIGURES)
     if len(results) != len(gold.instruction_ids):  # the package skips what it does not know, which would count as done
