@@ -148,6 +148,11 @@ def test_a_missing_sentence_splitter_is_told_with_its_command(monkeypatch: pytes
         score_instructions("An answer.", GOLD)
 
 
+def test_an_unknown_benchmark_is_told() -> None:
+    with pytest.raises(ValueError, match="benchmark must be one of ifeval, ifbench, got 'mmlu'"):
+        score_instructions("An answer.", InstructionGold("7", "x", [], [], "mmlu"))
+
+
 def test_the_constraints_of_the_world() -> None:
     for task in world.tasks("general", "dev", 26):
         answer = world.expert(task)[-1]["content"]

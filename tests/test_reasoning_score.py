@@ -97,3 +97,8 @@ def test_yes_and_no(answer: str, gold: bool, correct: bool, unread: bool, starts
     scored = score_yes_no(answer, gold)
     assert (scored.correct, scored.parse_failure) == (correct, unread)
     assert scored.figures["starts_with"] == starts_with
+
+
+def test_a_role_may_be_an_answer_but_its_label_is_none() -> None:
+    assert score_answer("Tool", "Tool").correct
+    assert score_answer("tool:", "Tool").parse_failure

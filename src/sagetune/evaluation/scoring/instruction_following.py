@@ -25,7 +25,11 @@ from sagetune.world import Task
 
 FIGURES = ("prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose")
 INSTALL = "pip install 'sagetune[eval]'"
-PUNKT = "python -m nltk.downloader punkt_tab"
+NLTK_DATA = {
+    "ifeval": ("tokenizers/punkt_tab",),
+    "ifbench": ("tokenizers/punkt_tab", "taggers/averaged_perceptron_tagger_eng", "corpora/stopwords"),
+}
+"""What the checkers of a benchmark read from NLTK's data folders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,10 @@ def score_instructions(text: str, gold: InstructionGold) -> Scored:
 
     Figures: prompt_strict, which is the score; prompt_loose, the same if one of eight variants of the text (first or
     last line dropped, asterisks dropped) follows; instruction_strict and instruction_loose, the shares followed.
-    Raises ValueError, with the command that helps, if the extra `eval` or NLTK's sentence splitter is not installed,
-    and for an instruction that the checkers do not know.
+    Raises ValueError, with the command that helps, if the extra `eval` or data of NLTK is not installed, and for an
+    instruction that the checkers do not know.
     """
-    checkers = load_checkers()
+    checkers = load_checkers(gold.benchmark)
     if failure := not_an_answer(text, gold.prompt):
         return unreadable(failure, FIGURES)
     sample = checkers.IFEvalSample(0, gold.prompt, list(gold.instruction_ids), [dict(item) for item in gold.kwargs])
@@ -117,19 +121,23 @@ def score_constraints(reply: Reply, task: Task) -> Scored:
 
 
 @cache
-def load_checkers() -> ModuleType:
-    """The package if-verifiable, ready: with a sentence splitter and a language detector that repeats itself."""
+def load_checkers(benchmark: str = "ifeval") -> ModuleType:
+    """The package if-verifiable, with what NLTK has to have and a language detector that repeats itself."""
+    if benchmark not in NLTK_DATA:
+        raise ValueError(f"benchmark must be one of {', '.join(NLTK_DATA)}, got {benchmark!r}")
     try:
         checkers = importlib.import_module("if_verifiable")
         nltk, langdetect = importlib.import_module("nltk"), importlib.import_module("langdetect")
     except ImportError as error:
         raise ValueError(f"IFEval's checkers are not installed ({error}): {INSTALL}") from error
-    try:
-        nltk.data.find("tokenizers/punkt_tab/english/")
-    except LookupError as error:
-        raise ValueError(
-            f"NLTK's sentence splitter is not installed: {PUNKT}, or set NLTK_DATA to a folder that has "
-            "tokenizers/punkt_tab, such as llama_index/core/_static/nltk_cache of the package llama-index-core"
-        ) from error
+    for path in NLTK_DATA[benchmark]:
+        try:
+            nltk.data.find(path)
+        except LookupError as error:
+            raise ValueError(
+                f"NLTK's {path} is not installed: python -m nltk.downloader {path.rpartition('/')[2]}, or, offline, "
+                "NLTK_DATA=<folder> with it; the package llama-index-core has punkt_tab and stopwords in "
+                "llama_index/core/_static/nltk_cache"
+            ) from error
     langdetect.DetectorFactory.seed = 0  # it draws at random, else two runs could score one reply differently
     return checkers

@@ -58,7 +58,7 @@ def score_tool_use(reply: Reply, gold: ToolUseGold, *, dots_allowed: bool = True
         raise ValueError(f"category must be one of {', '.join(CATEGORIES)}, got {gold.category!r}")
     offered = [_spelled(function["name"], dots_allowed) for function in gold.functions]
     if failure := not_an_abstention(reply, gold.prompt, offered):
-        return unreadable(failure, ("name", "calls"))
+        return unreadable(failure, ("name", "calls") if gold.answers else ())
     if gold.category == "irrelevance":
         return judged(not reply.calls, f"called {[call['name'] for call in reply.calls]!r:.80}, no tool fits")
     if gold.category == "relevance":

@@ -9,7 +9,9 @@ from typing import Any
 
 from sagetune.evaluation.calls import Reply
 
-ROLE_LABEL = re.compile(r"\W*(tool|function|assistant|user|system|observation|thought|action)\W*", re.IGNORECASE)
+ROLE = r"\W*(tool|function|assistant|user|system|observation|thought|action)"
+ROLE_LABEL = re.compile(ROLE + r"\s*:\W*", re.IGNORECASE)
+BARE_ROLE = re.compile(ROLE + r"\W*", re.IGNORECASE)
 CALL_KEY = re.compile(r"""["'](name|function|arguments|parameters|tool|tool_calls)["']\s*:""")
 
 
@@ -65,6 +67,8 @@ def not_an_abstention(reply: Reply, prompt: str = "", functions: Iterable[str] =
         return f"a call of {tried} in another notation"
     if reply.content.lstrip().startswith(("{", "[{")) or CALL_KEY.search(reply.content):
         return "JSON outside of a call"
+    if BARE_ROLE.fullmatch(reply.content):
+        return f"only the name of a role: {reply.content[:40]!r}"
     return not_an_answer(reply.content, prompt)
 
 
