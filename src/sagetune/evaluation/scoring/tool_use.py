@@ -1,8 +1,9 @@
 """Calls against the allowed answers of BFCL: function name and typed arguments.
 
 The rules are those of BFCL's AST checker for Python (bfcl-eval 2026.3.23, eval_checker/ast_eval/ast_checker.py), in
-which three things differ on purpose: what makes that checker raise is wrong here; an irrelevant request needs a
-readable reply, not just one without a decodable call; a relevant request needs a call of a function that is offered.
+which four things differ on purpose: parallel calls are matched as well as possible, where that checker's first fit
+rejects some orders of right calls; what makes it raise is wrong here; an irrelevant request needs a readable reply, not
+just one without a decodable call; a relevant request needs a call of a function that is offered.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def score_tool_use(reply: Reply, gold: ToolUseGold, *, dots_allowed: bool = True
 
     dots_allowed: False where the caller had to offer "a.b" as "a_b", as some APIs demand. Figures: `name`, the share of
     gold calls whose name is called; `calls`, the share that is matched in full, one to one; both are 0 if a call too
-    many or too few was made or no gold call exists.
+    many or too few was made. Irrelevance and relevance, which have no gold calls, have no figures.
     """
     if gold.category not in CATEGORIES:
         raise ValueError(f"category must be one of {', '.join(CATEGORIES)}, got {gold.category!r}")
