@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 
 from sagetune.config import EvaluationConfig, ModelConfig
 from sagetune.evaluation.actions import (
-    canonical,
     decision_points,
     evaluate_actions,
     score_action,
     summarize,
-    wilson,
 )
-from sagetune.evaluation.calls import parse_reply, render_reply
+from sagetune.evaluation.calls import canonical, parse_reply, render_reply
 from sagetune.models import load_model, load_tokenizer
 from sagetune.sample import Sample
 from test_calls import assistant, functions, json_values
@@ -112,15 +110,6 @@ def test_holding_back_earns_nothing_where_the_expert_calls() -> None:
     assert (report.exact_match.value, report.exact_match.n) == (1 / 3, 3)
     assert report.decision_accuracy.value == 1 / 3
     assert report.by_task["timing"]["exact_match"]["value"] == 0.5
-
-
-def test_wilson_interval_is_the_published_one() -> None:
-    # R's prop.test(81, 263, correct=FALSE): Newcombe 1998, table I, method 3.
-    rate = wilson(81, 263)
-    assert (round(rate.low or 0, 4), round(rate.high or 0, 4)) == (0.2553, 0.3662)
-    assert wilson(0, 20).low == 0
-    assert wilson(20, 20).high == 1
-    assert wilson(0, 0).value is None
 
 
 SAMPLE: Sample = {

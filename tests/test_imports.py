@@ -66,6 +66,8 @@ LIGHT = (
     *("sagetune.sources", "sagetune.world", "sagetune.evaluation.answers", "sagetune.trajectories.search"),
     *("sagetune.trajectories.bfcl", "sagetune.trajectories.collector", "sagetune.trajectories.convert"),
     *("sagetune.trajectories.agents", "sagetune.trajectories.endpoint"),
+    *("sagetune.evaluation.scoring.tool_use", "sagetune.evaluation.scoring.instruction_following"),
+    *("sagetune.evaluation.scoring.timing", "sagetune.evaluation.scoring.selection"),
 )
 
 

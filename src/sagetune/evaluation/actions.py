@@ -7,7 +7,6 @@ are free), or, where the expert called nothing, if it calls nothing and says the
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -18,11 +17,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sagetune.chat import prompt_ids
 from sagetune.config import EvaluationConfig
-from sagetune.evaluation.calls import Reply, parse_reply, render_reply
+from sagetune.evaluation.calls import Reply, canonical, parse_reply, render_reply
+from sagetune.evaluation.scoring.intervals import Rate, wilson
 from sagetune.generation import generate
 from sagetune.sample import FunctionCall, Message, Sample
 
-Z_95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 PROMPT_TAIL = 600  # characters of the prompt that a report shows
 
 
@@ -51,16 +50,6 @@ class ActionScore:
     arguments_correct: bool
     parse_failure: bool
     abstained: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A share of `n` items with its 95 % Wilson interval, all 0-1; value, low and high are None if n is 0."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,28 +137,9 @@ def score_action(gold: Message, reply: Reply) -> ActionScore:
     )
 
 
-def canonical(value: Any) -> Any:
-    """A hashable stand-in: equal exactly where the JSON values are. 1 is 1.0 but neither "1" nor true."""
-    if isinstance(value, dict):
-        return "object", frozenset((key, canonical(item)) for key, item in value.items())
-    if isinstance(value, list):
-        return "array", tuple(canonical(item) for item in value)
-    return ("number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__), value
-
-
 def normalize_text(text: str) -> str:
     """Text without differences that a reader does not see: composed, one space between words, no upper case."""
     return " ".join(unicodedata.normalize("NFC", text).split()).casefold()
-
-
-def wilson(successes: int, n: int) -> Rate:
-    """The share `successes / n` with its 95 % score interval (Wilson 1927, JASA 22, equation for p0)."""
-    if n == 0:
-        return Rate(None, None, None, 0)
-    share, z2 = successes / n, Z_95**2
-    center = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return Rate(share, max(0.0, center - half), min(1.0, center + half), n)
 
 
 def summarize(rows: list[dict[str, Any]]) -> ActionReport:

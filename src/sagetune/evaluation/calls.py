@@ -100,6 +100,15 @@ def function_call(decoded: Any) -> FunctionCall:
     return {"name": name, "arguments": arguments}
 
 
+def canonical(value: Any) -> Any:
+    """A hashable stand-in: equal exactly where the JSON values are. 1 is 1.0 but neither "1" nor true."""
+    if isinstance(value, dict):
+        return "object", frozenset((key, canonical(item)) for key, item in value.items())
+    if isinstance(value, list):
+        return "array", tuple(canonical(item) for item in value)
+    return ("number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__), value
+
+
 def _is_deeper(value: Any, depth: int) -> bool:
     level = [value]
     for _ in range(depth):
