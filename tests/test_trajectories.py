@@ -101,7 +101,7 @@ def test_a_file_gives_back_what_was_saved(
         ('{"task_id": "a", "steps": []}', "'instruction' is a required property"),
         ('{"task_id": 1, "instruction": "i", "steps": []}', "t.jsonl:2: task_id: 1 is not of type 'string'"),
         ('{"task_id": "a", "instruction": "i", "steps": [{"action": 3}]}', "t.jsonl:2: steps[0].action"),
-        ('{"task_id": "a", "instruction": "i", "steps": [], "sucess": true}', "sucess"),
+        ('{"task_id": "a", "instruction": "i", "steps": [], "succeeds": true}', "succeeds"),
     ],
 )
 def test_a_bad_line_is_told_by_file_line_and_field(tmp_path: Path, line: str, expected: str) -> None:
