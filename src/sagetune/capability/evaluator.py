@@ -77,7 +77,7 @@ class AgentCapabilityEvaluator:
         return self._score(self._agent(model), cap, data)
 
     def _agent(self, model: Any) -> Any:
-        options = {
+        options: dict[str, Any] = {
             "max_new_tokens": self.config.max_new_tokens,
             "temperature": self.config.temperature,
             "batch_size": self.config.batch_size,
