@@ -88,7 +88,7 @@ class AgentCapabilityEvaluator:
             inner, tokenizer = model
             if not isinstance(inner, torch.nn.Module) or not isinstance(tokenizer, PreTrainedTokenizerBase):
                 raise ValueError(f"model: expected (model, tokenizer), got {model!r:.120}")
-            return LocalAgent(inner, tokenizer, **options)  # type: ignore[arg-type]
+            return LocalAgent(inner, tokenizer, **options)
         if isinstance(model, HasModel):
             return LocalAgent(model.model, model.tokenizer, **options)
         return model
