@@ -54,7 +54,7 @@ def test_rows_end_at_the_stop_token_and_do_not_disturb_the_others(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stops = [one_by_one(model, PROMPTS, 12, [])[0][3]]  # a token that an untrained model does write
-    monkeypatch.setattr("sagetune.generation.stop_token_ids", lambda tokenizer: stops)
+    monkeypatch.setattr("sagetune.generation.answers.stop_token_ids", lambda tokenizer: stops)
     expected = one_by_one(model, PROMPTS, 12, stops)
     assert len({len(tokens) for tokens in expected}) > 1
     assert generate(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=5) == expected
