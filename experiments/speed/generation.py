@@ -36,7 +36,8 @@ from sagetune.models import load_model, load_tokenizer  # noqa: E402
 TOOLS = ("search_web", "get_weather", "query_db", "send_email", "read_file", "calculator", "book_flight")
 TOOLS = (*TOOLS, "get_stock_price", "list_orders", "translate_text")
 SYSTEM = "You are an agent with tools. " + " ".join(
-    f"Tool {name}: takes query (string) and limit (integer); returns a JSON list of results for {name}." for name in TOOLS
+    f"Tool {name}: takes query (string) and limit (integer); returns a JSON list of results for {name}."
+    for name in TOOLS
 )
 
 Prompts = list[list[int]]
@@ -44,12 +45,12 @@ Answers = list[list[int]]
 
 
 def prompt_sets(tokenizer: Any, num: int) -> dict[str, Prompts]:
-    different = [sample for name in ("tool_selection", "timing") for sample in world.generate(name, "test", num, seed=0)]
-    users = [[{"role": "system", "content": SYSTEM}, sample["messages"][0]] for sample in different]
+    samples = [*world.generate("tool_selection", "test", num // 2, 0), *world.generate("timing", "test", num // 2, 0)]
+    users: Any = [[{"role": "system", "content": SYSTEM}, sample["messages"][0]] for sample in samples]
     points = decision_points(world.generate("planning", "test", num, seed=0))
     return {
-        "different": [prompt_ids(sample["messages"][:1], sample["tools"], tokenizer) for sample in different[::2]],
-        "shared": [prompt_ids(messages, [], tokenizer) for messages in users[::2]],  # type: ignore[arg-type]
+        "different": [prompt_ids(sample["messages"][:1], sample["tools"], tokenizer) for sample in samples],
+        "shared": [prompt_ids(messages, [], tokenizer) for messages in users],
         "conversation": [prompt_ids(point.messages, point.tools, tokenizer) for point in points[:num]],
     }
 
@@ -92,7 +93,12 @@ def compare(name: str, prompts: Prompts, candidates: dict[str, Callable[[Prompts
     reference = next(iter(candidates))
     for way, times in seconds.items():
         median = statistics.median(times)
-        row = {"prompts": name, "way": way, "seconds": round(median, 2), "of_rounds": [round(time, 2) for time in times]}
+        row = {
+            "prompts": name,
+            "way": way,
+            "seconds": round(median, 2),
+            "of_rounds": [round(time, 2) for time in times],
+        }
         row["tokens_per_second"] = round(sum(map(len, answers[way])) / median, 1)
         row["times_one_at_a_time"] = round(statistics.median(seconds[reference]) / median, 2)
         row["same_tokens"] = round(same_tokens(answers[reference], answers[way]), 3)

@@ -14,13 +14,10 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from sagetune.generation.tree import inner_model
+from sagetune.generation.tree import States, inner_model
 
 ROOM = 64
 """Columns of room that are made at a time."""
-
-States = list[tuple[Tensor, Tensor]]
-"""Keys and values of one row, each (K, tokens, D), layer by layer."""
 
 
 class RoomyLayer(DynamicLayer):
@@ -80,15 +77,14 @@ class Rows:
 
     def add(self, rows: Sequence[States]) -> None:
         """Put `rows` below the present ones, in no more columns than the longest row needs."""
-        self._lengths.extend(states[0][0].shape[1] for states in rows)
+        self._lengths.extend(len(states[0][0][0]) for states in rows)
         width = max(self._lengths)
-        for number in range(len(rows[0])):
-            new = [states[number] for states in rows]
-            if number == len(self._cache.layers):
-                self._cache.layers.append(RoomyLayer(*(state[None, :, :0] for state in new[0]), width=0))
-            layer = self._cache.layers[number]
-            keys = _stacked(layer.keys[: len(self._lengths) - len(rows)], [key for key, _ in new], width)
-            values = _stacked(layer.values[: len(self._lengths) - len(rows)], [value for _, value in new], width)
+        if not self._cache.layers:
+            self._cache.layers = [RoomyLayer(keys[None, :, :0], values[None, :, :0], 0) for keys, values in rows[0]]
+        num_present = len(self._lengths) - len(rows)
+        for number, layer in enumerate(self._cache.layers):
+            keys = _stacked(layer.keys[:num_present], [states[number][0] for states in rows], width)
+            values = _stacked(layer.values[:num_present], [states[number][1] for states in rows], width)
             self._cache.layers[number] = RoomyLayer(keys, values, width)
 
     def drop(self, ended: set[int]) -> list[int]:

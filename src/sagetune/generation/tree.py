@@ -27,7 +27,10 @@ MASKS = ("sdpa", "eager")
 """Attentions that take a mask of their caller's making."""
 NEEDED = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
 BY_SLOT = ("falcon", "gpt_neo")
-"""Model types whose attention may count slots of the cache where `position_ids` say otherwise (ALiBi, local windows)."""
+"""Model types whose ALiBi or local windows count slots of the cache, whatever `position_ids` say."""
+
+States = list[tuple[Tensor, Tensor]]
+"""Keys and values of one sequence, each (K, tokens, D), layer by layer."""
 
 Whole = list[tuple[int, list[int]]]
 """Sequences, each with the slots of all its tokens."""
@@ -55,10 +58,11 @@ class Piece:
     cache: DynamicCache
     """Keys and values, (1, K, S, D) a layer; the next pass moves them."""
 
-    def rows_of(self, slots: list[int]) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of a sequence, each (K, len(slots), D), layer by layer."""
+    def states(self, slots: list[int]) -> States:
+        """Of the tokens in `slots`."""
         where = torch.tensor(slots, device=self.logits.device)
-        return [(layer.keys[0].index_select(1, where), layer.values[0].index_select(1, where)) for layer in self.cache.layers]
+        layers = [(layer.keys[0], layer.values[0]) for layer in self.cache.layers]
+        return [(keys.index_select(1, where), values.index_select(1, where)) for keys, values in layers]
 
 
 class Walk:
@@ -107,7 +111,9 @@ class Walk:
     ) -> Piece:
         self._keep(self._path[: segments[0].start])
         sees, whole = _lay_out(segments, self._path, [len(tokens) for tokens in sequences])
-        asked, columns, first = [], [], 0
+        asked: list[tuple[int, int]] = []
+        columns: list[int] = []
+        first = 0
         for segment in segments:
             here = [position for position in wanted[segment.row] if segment.start <= position < segment.end]
             asked.extend((segment.row, position) for position in here)
