@@ -37,6 +37,7 @@ ORDER = [
         "stream",
         "replay",
         "generation",
+        "likelihood",
         "evaluation",
     ),
     *(
