@@ -39,6 +39,7 @@ ORDER = [
         "stream",
         "replay",
         "generation",
+        "likelihood",
         "evaluation",
     ),
     *(
