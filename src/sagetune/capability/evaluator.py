@@ -21,7 +21,7 @@ from sagetune.config import EvaluationConfig, ModelConfig
 from sagetune.config.trajectories import CollectorConfig
 from sagetune.evaluation.calls import Reply, render_reply
 from sagetune.evaluation.scoring.intervals import Rate, bootstrap, pass_hat_k, wilson
-from sagetune.evaluation.scoring.selection import selection_report
+from sagetune.evaluation.scoring.selection import score_candidates, selection_report
 from sagetune.evaluation.scoring.timing import decision_of, timing_report
 from sagetune.evaluation.scoring.verdict import Scored
 from sagetune.trajectories.collector import TrajectoryCollector
@@ -95,6 +95,8 @@ class AgentCapabilityEvaluator:
 
     def _score(self, agent: Any, capability: str, data: Any) -> CapabilityScore:
         items = items_of(capability, data, self.config.samples)
+        if self.config.how == "likelihood":
+            return by_likelihood(capability, items, agent, self.config)
         collector = TrajectoryCollector(
             agent,
             CollectorConfig(
@@ -130,20 +132,17 @@ def scored(
     rate = _rate([verdict for _, _, verdict in verdicts])
     if rate.value is None:
         raise ValueError(f"{capability}: every attempt broke, so there is nothing to score")
-    by_family: dict[str, list[Scored]] = defaultdict(list)
-    for item, _, verdict in verdicts:
-        by_family[item.family].append(verdict)
     details: dict[str, Any] = {
         "interval": [rate.low, rate.high],
         "parse_failure_rate": sum(verdict.parse_failure for _, _, verdict in verdicts) / len(verdicts),
         "broken": broken,
         "chance": chance(capability, items),
         "how": "generation",
-        "by_family": {name: asdict(_rate(group)) for name, group in sorted(by_family.items())},
+        "by_family": _families([(item, verdict) for item, _, verdict in verdicts]),
         "figures": _means([verdict for _, _, verdict in verdicts]),
         "hashes": hashes(items, config),
         **_of_capability(capability, verdicts),
-        "items": [_row(item, trajectory, verdict) for item, trajectory, verdict in verdicts],
+        "items": [_row(item, tried.attempt, _said(tried), verdict) for item, tried, verdict in verdicts],
     }
     if config.attempts > 1:
         solved: dict[str, list[bool]] = defaultdict(list)
@@ -152,6 +151,42 @@ def scored(
         whole = [(len(tries), sum(tries)) for tries in solved.values() if len(tries) == config.attempts]
         details["pass_k"] = {str(k): pass_hat_k(whole, k) for k in range(1, config.attempts + 1)} if whole else {}
     return CapabilityScore(capability, rate.value, len({item.id for item, _, _ in verdicts}), details)
+
+
+def by_likelihood(capability: str, items: Sequence[Item], agent: Any, config: EvaluationConfig) -> CapabilityScore:
+    """The score by which of the given replies the model prefers; of several equally likely ones none is chosen.
+
+    Raises ValueError for items without a choice, and for an agent that is no local model.
+    """
+    if not isinstance(agent, LocalAgent):
+        raise ValueError("evaluation.how must be generation for an agent that is no local model, got 'likelihood'")
+    if not all(len(item.choices) > 1 for item in items):
+        raise ValueError(f"evaluation.how must be generation: the items of {capability} give no replies to choose from")
+    asked = [(_opening(item), item.task.make().tools, item.choices) for item in items]
+    rows, verdicts = [], []
+    for item, scores in zip(items, agent.preferences(asked), strict=True):
+        likelihoods = {choice: score.log_likelihood for choice, score in zip(item.choices, scores, strict=True)}
+        ranked = score_candidates(likelihoods, item.choices[0])
+        verdict = Scored(
+            float(ranked.correct), ranked.correct, ranked.parse_failure, ranked.reason, {"mrr": ranked.score}
+        )
+        said = max(likelihoods, key=lambda choice: likelihoods[choice])
+        verdicts.append((item, verdict))
+        rows.append(_row(item, 0, said, verdict))
+    rate = _rate([verdict for _, verdict in verdicts])
+    assert rate.value is not None
+    details = {
+        "interval": [rate.low, rate.high],
+        "parse_failure_rate": 0.0,
+        "broken": 0,
+        "chance": chance(capability, items),
+        "how": "likelihood",
+        "by_family": _families(verdicts),
+        "figures": _means([verdict for _, verdict in verdicts]),
+        "hashes": hashes(items, config),
+        "items": rows,
+    }
+    return CapabilityScore(capability, rate.value, len(items), details)
 
 
 def hashes(items: Sequence[Item], config: EvaluationConfig) -> dict[str, str]:
@@ -204,14 +239,21 @@ def _of_capability(capability: str, verdicts: Sequence[tuple[Item, AgentTrajecto
     return {}
 
 
-def _row(item: Item, trajectory: AgentTrajectory, verdict: Scored) -> dict[str, Any]:
+def _families(verdicts: Sequence[tuple[Item, Scored]]) -> dict[str, Any]:
+    groups: dict[str, list[Scored]] = defaultdict(list)
+    for item, verdict in verdicts:
+        groups[item.family].append(verdict)
+    return {name: asdict(_rate(group)) for name, group in sorted(groups.items())}
+
+
+def _row(item: Item, attempt: int, said: str, verdict: Scored) -> dict[str, Any]:
     return {
         "id": item.id,
         "family": item.family,
-        "attempt": trajectory.attempt,
+        "attempt": attempt,
         "prompt": item.task.instruction[-PROMPT_TAIL:],
         "gold": item.gold,
-        "said": _said(trajectory),
+        "said": said,
         "score": verdict.score,
         "correct": verdict.correct,
         "parse_failure": verdict.parse_failure,

@@ -226,11 +226,14 @@ def _same_calls(reply: Reply, calls: list[FunctionCall]) -> Scored:
 
 
 def _choices(capability: str, calls: list[FunctionCall], names: list[str]) -> tuple[str, ...]:
-    """For a choice between tools: the beginning of each tool's call, the right one first."""
+    """For a choice between tools: a call of each without arguments, the right one first."""
     if capability != "tool_selection":
         return ()
     right = calls[0]["name"]
-    return tuple(f'<tool_call>\n{{"name": "{name}"' for name in [right, *(n for n in names if n != right)])
+    called = [{"id": "", "type": "function", "function": {"name": n, "arguments": {}}} for n in names if n != right]
+    first = {"id": "", "type": "function", "function": {"name": right, "arguments": {}}}
+    turns: Any = [{"role": "assistant", "content": "", "tool_calls": [call]} for call in [first, *called]]
+    return tuple(map(render_reply, turns))
 
 
 def _asked(sample: Sample, family: str) -> AgentTask:

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from sagetune.adapters import load_adapter
 from sagetune.chat import prepare_tokenizer, prompt_ids
 from sagetune.config import ModelConfig
-from sagetune.evaluation.calls import parse_reply
+from sagetune.evaluation.calls import Reply, parse_reply
 from sagetune.generation import generate
+from sagetune.likelihood import ChoiceScore, score_choices
 from sagetune.models import load_model, load_tokenizer
 from sagetune.sample import Message, ToolCall
 from sagetune.trajectories.agents import Agent, Said
@@ -84,13 +86,21 @@ class LocalAgent:
         costs = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens)}
         if len(tokens) == self._max_new_tokens:
             raise BadReply(f"the reply was cut off after {len(tokens)} tokens", text, **costs)
-        parsed = parse_reply(text)
+        parsed = parse_reply(text) if tools else Reply(text.strip(), [], None if text.strip() else "the reply is empty")
         if parsed.error is not None:
             raise BadReply(parsed.error, text, **costs)
         message: Message = {"role": "assistant", "content": parsed.content}
         if parsed.calls:
             message["tool_calls"] = [_numbered(number, call) for number, call in enumerate(parsed.calls, start=1)]
         return Said(message, **costs)
+
+    def preferences(
+        self, asked: Sequence[tuple[list[Message], list[dict[str, Any]], Sequence[str]]]
+    ) -> list[list[ChoiceScore]]:
+        """How likely each of the given replies is: (messages, tools, replies) -> a score for each reply."""
+        prompts = [prompt_ids(messages, tools, self._tokenizer) for messages, tools, _ in asked]
+        choices = [list(replies) for _, _, replies in asked]
+        return score_choices(self._model, self._tokenizer, prompts, choices, batch_size=self._batch_size)
 
     async def _generated(self, prompt: list[int], seed: int) -> list[int]:
         if self._batch is None or self._batch.done():
