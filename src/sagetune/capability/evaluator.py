@@ -148,7 +148,7 @@ def scored(
         solved: dict[str, list[bool]] = defaultdict(list)
         for item, _, verdict in verdicts:
             solved[item.id].append(verdict.correct)
-        whole = [(len(tries), sum(tries)) for tries in solved.values() if len(tries) == config.attempts]
+        whole = [(sum(tries), len(tries)) for tries in solved.values() if len(tries) == config.attempts]
         details["pass_k"] = {str(k): pass_hat_k(whole, k) for k in range(1, config.attempts + 1)} if whole else {}
     return CapabilityScore(capability, rate.value, len({item.id for item, _, _ in verdicts}), details)
 

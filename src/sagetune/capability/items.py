@@ -86,9 +86,12 @@ def reply_of(trajectory: AgentTrajectory) -> Reply:
     return Reply(turns[-1]["content"], calls, None)
 
 
-def one_reply(sample_id: str, family: str, messages: list[Message], tools: list[dict[str, Any]]) -> AgentTask:
+def one_reply(
+    item_id: str, family: str, messages: list[Message], tools: list[dict[str, Any]], gold: Message
+) -> AgentTask:
     """A task that is over with the agent's next message."""
-    return AgentTask(sample_id, messages[-1]["content"], lambda: OneReply(messages, tools), family)
+    asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
+    return AgentTask(item_id, asked, lambda: OneReply(messages, tools), family, (gold,))
 
 
 def question(
@@ -100,7 +103,7 @@ def question(
         reply = reply_of(trajectory)
         return score(reply.content) if reply.error is None else Scored(0.0, False, True, reply.error)
 
-    task = one_reply(item_id, family, [{"role": "user", "content": asked}], [])
+    task = one_reply(item_id, family, [{"role": "user", "content": asked}], [], {"role": "assistant", "content": gold})
     return Item(item_id, family, task, judge, gold, choices=choices)
 
 
@@ -238,7 +241,7 @@ def _choices(capability: str, calls: list[FunctionCall], names: list[str]) -> tu
 
 def _asked(sample: Sample, family: str) -> AgentTask:
     last = max(place for place, message in enumerate(sample["messages"]) if message["role"] == "assistant")
-    return one_reply(sample["id"], family, sample["messages"][:last], sample["tools"])
+    return one_reply(sample["id"], family, sample["messages"][:last], sample["tools"], sample["messages"][last])
 
 
 def _last_turn(sample: Sample) -> Message:
