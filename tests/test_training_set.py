@@ -103,7 +103,7 @@ def test_a_target_as_large_as_the_pool_is_the_baseline(
 
 
 def test_selecting_is_not_counted_as_training(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    strategy, seconds = "random", 1.5
+    strategy, seconds = "random", 3.0
     run = SelectionFile.add
 
     def slow(file: SelectionFile, entry: dict[str, Any]) -> None:
