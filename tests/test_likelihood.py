@@ -120,9 +120,9 @@ def test_the_answers_to_a_prompt_run_it_once(model: Any, tokenizer: Any) -> None
     handle = model.model.register_forward_pre_hook(
         lambda module, args, options: ran.append(options["input_ids"].numel()), with_kwargs=True
     )
-    score_choices(model, tokenizer, [START], [["abc", "abd", "b"]])
+    score_choices(model, tokenizer, [START], [["abc", "abx", "b"]])
     handle.remove()
-    assert sum(ran) == len(START) + len("abc") + len("d") + len("b")
+    assert sum(ran) == len(START) + len("abc") + len("x") + len("b")
 
 
 def test_what_the_model_writes_is_greedy_and_nothing_else_is(
