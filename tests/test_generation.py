@@ -210,10 +210,40 @@ PLAINLY: dict[str, dict[str, Any]] = {
 }
 
 
+def small(kind: str, vocab_size: int) -> Any:
+    config = AutoConfig.for_model(kind, vocab_size=vocab_size, **{**TOGETHER, **PLAINLY}[kind])
+    return lively(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", TOGETHER)
+def test_logits_are_those_of_each_prompt_alone(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(tree, "PIECE_ON_CPU", 24)
+    model, prompts = small(kind, 259), sorted(set(map(tuple, MIXED)))
+    ends = [[len(prompt) - 1] for prompt in prompts]
+    batch, states = Rows(model), []
+    for piece in Walk(model).run(prompts, ends):
+        for (row, _), logits in zip(piece.asked, piece.logits, strict=True):
+            alone = model(input_ids=torch.tensor([prompts[row]]), use_cache=False).logits[0, -1]
+            torch.testing.assert_close(logits, alone, atol=1e-4, rtol=1e-4)
+        states.extend(piece.states(slots) for _, slots in piece.whole)
+    batch.add(states[:6])
+    lines = [list(prompt) for prompt in prompts]
+    for kept in (range(6), [0, 4, 2, 5], [0, 4, 2, 5, *range(6, len(lines))]):
+        if len(kept) == 4:
+            assert batch.drop({1, 3}) == kept
+        if len(kept) > 6:
+            batch.add(states[6:])
+        for row in kept:
+            lines[row].append(row)
+        for row, logits in zip(kept, batch.step(kept), strict=True):
+            alone = model(input_ids=torch.tensor([lines[row]]), use_cache=False).logits[0, -1]
+            torch.testing.assert_close(logits, alone, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", [*TOGETHER, *PLAINLY])
 def test_models_of_many_kinds_write_what_they_write_alone(tokenizer: Any, kind: str) -> None:
-    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **{**TOGETHER, **PLAINLY}[kind])
-    model = lively(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
+    model = small(kind, len(tokenizer))
     assert shares_prefixes(model) == (kind in TOGETHER)
     expected = one_by_one(model, MIXED, 8, stop_token_ids(tokenizer))
     assert len({tuple(tokens) for tokens in expected}) > 10  # of 21, two of which are there twice

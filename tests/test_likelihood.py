@@ -120,26 +120,23 @@ def test_the_answers_to_a_prompt_run_it_once(model: Any, tokenizer: Any) -> None
     handle = model.model.register_forward_pre_hook(
         lambda module, args, options: ran.append(options["input_ids"].numel()), with_kwargs=True
     )
-    score_choices(model, tokenizer, [START], [["abc", "abd", "b"]])
+    score_choices(model, tokenizer, [START], [["abc", "abx", "b"]])
     handle.remove()
-    assert sum(ran) == len(START) + len("abc") + len("d") + len("b")
+    assert sum(ran) == len(START) + len("abc") + len("x") + len("b")
 
 
 def test_what_the_model_writes_is_greedy_and_nothing_else_is(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompts = [[number, *START] for number in range(40)]
-    written = generate(model, tokenizer, prompts, max_new_tokens=3, batch_size=40)
-    texts = [tokenizer.decode(tokens[:2]) for tokens in written]
-    place = next(  # three different tokens, of which two can be read
-        n
-        for n, tokens in enumerate(written)
-        if len(set(tokens)) == 3 and answer_ids(texts[n], tokenizer) == tokens[:2] and "a" not in texts[n]
-    )
-    monkeypatch.setattr(likelihood, "stop_token_ids", lambda tokenizer: [written[place][2]])
-    text = texts[place]
-    found = score_choices(model, tokenizer, [prompts[place]], [[text, text + "a", text[:1], "a" + text]])[0]
-    assert [score.greedy for score in found] == [True, False, False, False]
+    prompts = [[*START, number] for number in range(200)]
+    written = generate(model, tokenizer, prompts, max_new_tokens=2, batch_size=200)
+    texts = [tokenizer.decode(tokens[:1]) for tokens in written]
+    place = next(n for n, text in enumerate(texts) if answer_ids(text, tokenizer) == written[n][:1])
+    monkeypatch.setattr(likelihood, "stop_token_ids", lambda tokenizer: written[place][1:])
+    (found,) = score_choices(model, tokenizer, [prompts[place]], [[texts[place], chr(ord(texts[place]) ^ 1)]])
+    assert [score.greedy for score in found] == [True, False]
+    monkeypatch.setattr(likelihood, "stop_token_ids", lambda tokenizer: [written[place][1] ^ 1])
+    assert not score_choices(model, tokenizer, [prompts[place]], [[texts[place]]])[0][0].greedy
 
 
 def test_results_come_as_prompts_are_done(model: Any, tokenizer: Any) -> None:

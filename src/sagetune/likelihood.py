@@ -75,14 +75,16 @@ def score_choices(
     scores: list[dict[int, ChoiceScore]] = [{} for _ in prompts]
     was_training = model.training
     model.eval()
-    with padded_attention(model):
-        found = _by_walk(model, rows) if shares_prefixes(model) else _by_batches(model, rows, batch_size, end)
-        for row, likelihoods, greedy in found:
-            place, number = places[row]
-            scores[place][number] = _score(choices[place][number], likelihoods, greedy)
-            if on_result is not None and len(scores[place]) == len(choices[place]):
-                on_result(place, _in_order(scores[place]))
-    model.train(was_training)
+    try:
+        with padded_attention(model):
+            found = _by_walk(model, rows) if shares_prefixes(model) else _by_batches(model, rows, batch_size, end)
+            for row, likelihoods, greedy in found:
+                place, number = places[row]
+                scores[place][number] = _score(choices[place][number], likelihoods, greedy)
+                if on_result is not None and len(scores[place]) == len(choices[place]):
+                    on_result(place, _in_order(scores[place]))
+    finally:
+        model.train(was_training)
     return [_in_order(one) for one in scores]
 
 
