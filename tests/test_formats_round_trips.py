@@ -30,7 +30,7 @@ def test_there_is_a_strategy_for_every_format() -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=25, deadline=None, suppress_health_check=SLOW)
 @given(data=st.data())
 def test_a_format_gives_back_the_samples_that_it_can_hold(format: str, data: st.DataObject) -> None:
     sample = data.draw(FITTING[format])
@@ -38,7 +38,7 @@ def test_a_format_gives_back_the_samples_that_it_can_hold(format: str, data: st.
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@settings(max_examples=30, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=15, deadline=None, suppress_health_check=SLOW)
 @given(sample=samples())
 def test_a_format_refuses_what_it_cannot_hold(format: str, sample: Any) -> None:
     with contextlib.suppress(ValueError):

@@ -19,7 +19,8 @@ from sagetune.config import CONF_DIR, BudgetConfig, ContinualConfig, CoresetConf
 from sagetune.config.trajectories import TrajectoriesConfig
 from sagetune.mixing import apportion, largest_total, mixed, parts_of
 from sagetune.modules.sft import SFTModule
-from sagetune.report import write_html, write_json
+from sagetune.files import write_json
+from sagetune.report import write_html
 from sagetune.run import summarise
 from sagetune.runfolder import RunFolder
 from sagetune.trainer import AgentSFTTrainer
