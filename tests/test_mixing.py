@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 from sage.libs.finetune.agent import MixerConfig, MultiTaskMixer, TaskSample
 from sagetune.config import CONF_DIR, BudgetConfig, ContinualConfig, CoresetConfig, MixtureConfig, RunConfig
 from sagetune.config.trajectories import TrajectoriesConfig
+from sagetune.files import write_json
 from sagetune.mixing import apportion, largest_total, mixed, parts_of
 from sagetune.modules.sft import SFTModule
-from sagetune.files import write_json
 from sagetune.report import write_html
 from sagetune.run import summarise
 from sagetune.runfolder import RunFolder
