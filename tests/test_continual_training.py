@@ -323,7 +323,7 @@ def test_on_policy_replay_answers_finished_tasks_anew(
 def test_a_task_that_loses_all_its_samples_is_named(stream_run: Callable[..., RunConfig]) -> None:
     run = stream_run(continual={"tasks": ["general", "planning"]}, max_seq_length=420)
     with pytest.raises(ValueError, match=r"no sample of planning can be used for train at sft\.max_seq_length=420"):
-        AgentSFTTrainer(run).pool()
+        AgentSFTTrainer(run).data.pool()
 
 
 def test_what_is_selected_for_is_not_what_is_measured_on(stream_run: Callable[..., RunConfig]) -> None:

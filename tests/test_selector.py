@@ -224,7 +224,7 @@ def test_a_sample_without_a_supervised_token_is_refused_by_its_place(tiny: Any, 
     silent["messages"][-1]["loss"] = False
     with pytest.raises(ValueError, match=r"samples\[0\]: cannot train \(unsupervised"):
         selector.select([silent], tiny)
-    with pytest.raises(ValueError, match=r"samples\[1\]: record: needs one of messages"):
+    with pytest.raises(ValueError, match=r"samples\[1\]: record: is in no known format"):
         CoresetSelector("random", 2).select([dict(conversation(0)), {"text": "hello"}])
 
 
