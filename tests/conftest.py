@@ -11,9 +11,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command sets it; read 
 
 import pytest
 import torch
+from hypothesis import settings
 
 from sagetune.config import AgentSFTConfig, BudgetConfig, EvaluationConfig, RunConfig, TrainerConfig, WandbConfig
 from sagetune.sample import Message, Sample
+
+
+settings.register_profile("any_machine", deadline=None)  # how fast a property holds is not what a test asks
+settings.load_profile("any_machine")
 
 
 def conversation(index: int) -> Sample:
