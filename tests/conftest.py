@@ -16,7 +16,6 @@ from hypothesis import settings
 from sagetune.config import AgentSFTConfig, BudgetConfig, EvaluationConfig, RunConfig, TrainerConfig, WandbConfig
 from sagetune.sample import Message, Sample
 
-
 settings.register_profile("any_machine", deadline=None)  # how fast a property holds is not what a test asks
 settings.load_profile("any_machine")
 
