@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test thorough lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sagetune train experiment=demo
 
 test: $(VENV)/.installed lint types
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+thorough: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m thorough
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

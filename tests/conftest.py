@@ -20,6 +20,17 @@ settings.register_profile("any_machine", deadline=None)  # how fast a property h
 settings.load_profile("any_machine")
 
 
+LONG = ("test_resume.py", "test_readme.py", "test_cli.py", "test_generation.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long tests stand first in each half of the list, which are the parts of two workers: none ends with them."""
+    long = [item for item in items if item.path.name in LONG]
+    short = [item for item in items if item.path.name not in LONG]
+    middle = max(0, len(items) // 2 - len(long[::2]))
+    items[:] = [*long[::2], *short[:middle], *long[1::2], *short[middle:]]
+
+
 def conversation(index: int) -> Sample:
     """A conversation whose length, number of turns and tool calls follow from `index`."""
     messages: list[Message] = [{"role": "user", "content": "add " + "one and " * (index % 7) + str(index)}]

@@ -314,6 +314,7 @@ def test_an_empty_prompt_is_refused(model: Any, tokenizer: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_smollm2_writes_what_it_writes_alone() -> None:
     config = ModelConfig(dtype="float32", attention="sdpa")
     tokenizer = load_tokenizer("embedded:smollm2_135m", config)
