@@ -119,6 +119,24 @@ def test_a_stopped_evaluation_asks_only_what_is_missing(tmp_path: Path) -> None:
         evaluator(tmp_path, max_new_tokens=9).evaluate_capability(agent, "reasoning", WORLD["reasoning"])
 
 
+def test_the_answers_of_another_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    def measure(model: str) -> float:
+        config, agent = EvaluationConfig(samples=3), ExpertAgent(0.0 if model == "good" else 1.0)
+        asking = AgentCapabilityEvaluator(config, folder=tmp_path, who={"model": model})
+        return asking.evaluate_capability(agent, "tool_use", WORLD["tool_use"]).score
+
+    assert measure("good") == 1.0
+    with pytest.raises(ValueError, match=r"who was \{'model': 'good'\}, is \{'model': 'bad'\}"):
+        measure("bad")
+
+
+@pytest.mark.parametrize("capability", ["instruction_following", "reasoning", "planning"])
+def test_a_capability_that_few_tasks_ask_for_gets_as_many_items_all_the_same(capability: str) -> None:
+    few, many = (items_of(capability, "agent_sft:test", num) for num in (5, 30))
+    assert (len(few), len(many)) == (5, 30)
+    assert [item.id for item in few] == [item.id for item in many[:5]]
+
+
 def test_what_the_infrastructure_broke_does_not_count() -> None:
     def agent(messages: list[Any], tools: list[Any]) -> str:
         if "euros" in messages[-1]["content"]:
@@ -168,6 +186,13 @@ def test_data_that_does_not_ask_for_a_capability_is_refused() -> None:
         items_of("planning", "agent_benchmark:general:test", 3)
     with pytest.raises(ValueError, match=re.escape("measures reasoning, not planning")):
         items_of("planning", "gsm8k:test.jsonl", 3)
+    with pytest.raises(ValueError, match=r"has no end: set evaluation\.samples to a number"):
+        items_of("planning", WORLD["planning"], None)
+    said = {"role": "assistant", "content": "Hello."}
+    greeting = {"id": "simple_talk", "source": "t", "task": "", "meta": {}, "tools": []}
+    for capability in ("planning", "tool_use", "tool_selection"):
+        with pytest.raises(ValueError, match=r"simple_talk.*its answer calls no tool"):
+            items_of(capability, [greeting | {"messages": [{"role": "user", "content": "Hi"}, said]}])
     with pytest.raises(ValueError, match="does not ask for it"):
         items_of("planning", world.generate("general", "test", 3))
 

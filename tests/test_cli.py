@@ -191,3 +191,23 @@ def test_a_mistake_of_select_is_named(override: str, expected: list[str]) -> Non
     assert code == 2, text
     for part in expected:
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "expected"),
+    [
+        ("collect", "trajectories.collector.methods=[guess]", ["trajectories.collector.methods must be some of react"]),
+        ("collect", "trajectories.tasks=search:nowhere.json", ["there is no 'nowhere.json'"]),
+        ("collect", "samples=trajectories.jsonl", ["output must be another file than samples, pairs and data"]),
+        ("collect", "trajectories=endpoint", ["trajectories.agent.model"]),
+        ("evaluate", "+evaluation.capabilities.cooking=x", ["evaluation.capabilities must be some of tool_use"]),
+        ("evaluate", "evaluation.capabilities.planning=gsm8k:x", ["capabilities.planning", "measures reasoning"]),
+        ("evaluate", "evaluation.samples=null", ["has no end: set evaluation.samples to a number"]),
+        ("train", "+evaluation.capabilities.planning=nowhere.jsonl", ["capabilities.planning", "no such file"]),
+    ],
+)
+def test_a_mistake_of_acting_and_measuring_is_named(command: str, override: str, expected: list[str]) -> None:
+    code, text = answer_without_torch(command, override)
+    assert code == 2, text
+    for part in expected:
+        assert part in text

@@ -17,7 +17,6 @@ from sagetune import world
 from sagetune.batching import collate
 from sagetune.config import BudgetConfig, ContinualConfig, CoresetConfig, DataConfig, EvaluationConfig, RunConfig
 from sagetune.evaluation.calls import render_reply
-from sagetune.evaluation.own_answers import own_answers
 from sagetune.losses import SupervisedLogits, losses_of, row_means, supervised_logits, token_losses
 from sagetune.replay import OnlineContinualLearner
 from sagetune.replay.buffer import Item, uniform
@@ -25,6 +24,7 @@ from sagetune.replay.distill import LOG_PROBS, TOKENS, beliefs_of, dark_loss
 from sagetune.replay.interference import interference
 from sagetune.replay.step import Replayer
 from sagetune.trainer import AgentSFTTrainer
+from sagetune.trajectories.own_answers import own_answers
 
 TASKS = ["tool_selection/shop", "general", "timing"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -293,12 +293,13 @@ def test_own_answers_are_kept_where_the_checker_passes(
             texts.append(tokenizer(told, add_special_tokens=False)["input_ids"])
         return texts
 
-    monkeypatch.setattr("sagetune.evaluation.own_answers.generate", reciting)
-    found = own_answers(trainer.model, trainer.tokenizer, samples, EvaluationConfig())
+    monkeypatch.setattr("sagetune.trajectories.local.generate", reciting)
+    found = own_answers(trainer.model, trainer.tokenizer, samples, EvaluationConfig(), trainer.console)
     assert [sample["id"] for sample in found] == [sample["id"] for place, sample in enumerate(samples) if place % 3]
     for sample in found:
         expert = next(s for s in samples if s["id"] == sample["id"])
-        assert sample["messages"] == expert["messages"]
+        assert sample["messages"][: len(expert["messages"])] == expert["messages"]
+        assert all(message["role"] == "tool" for message in sample["messages"][len(expert["messages"]) :])
 
 
 def test_on_policy_replay_answers_finished_tasks_anew(
@@ -306,7 +307,7 @@ def test_on_policy_replay_answers_finished_tasks_anew(
 ) -> None:
     asked: list[list[str]] = []
 
-    def shouting(model: Any, tokenizer: Any, given: Any, config: Any) -> Any:
+    def shouting(model: Any, tokenizer: Any, given: Any, config: Any, console: Any) -> Any:
         asked.append([sample["task"] for sample in given])
         answer = {"role": "assistant", "content": "OWN ANSWER"}
         return [{**sample, "messages": [*sample["messages"][:-1], answer]} for sample in given[::2]]

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
 
 from sagetune.batching import collate
 from sagetune.chat import encode_all
-from sagetune.config import RunConfig
-from sagetune.evaluation.own_answers import own_answers
 from sagetune.files import write_json
 from sagetune.modules.sft import SFTModule
 from sagetune.replay.step import Replayer
@@ -20,6 +19,7 @@ from sagetune.runfolder import RunFolder
 from sagetune.stream import StreamLoader
 from sagetune.tracking import Tracker
 from sagetune.training_set import Selections, TrainingPool
+from sagetune.trajectories.own_answers import own_answers
 
 Measured = dict[str, Any]
 
@@ -37,6 +37,7 @@ class BetweenTasks:
         tracker: Tracker,
         measure: Callable[[str], Measured],
         selections: Selections | None,
+        console: Console,
     ) -> None:
         self._pool = pool
         self._names = list(pool.tasks())
@@ -44,6 +45,7 @@ class BetweenTasks:
         self._tracker = tracker
         self._measure = measure
         self._selections = selections
+        self._console = console
 
     def attend(self, loader: StreamLoader, module: SFTModule, tokenizer: PreTrainedTokenizerBase) -> None:
         """Have `loader` call before each pass."""
@@ -63,7 +65,7 @@ class BetweenTasks:
         if module.replayer is not None:
             module.replayer.learner.end_task()
             if module.run_config.continual.targets == "self":
-                renew_answers(module.run_config, module.replayer, task, self._pool, module.model, tokenizer)
+                self._renew(task, module, module.replayer, tokenizer)
         name, rows = self._names[task], read_rows(self._folder)
         row = next((row for row in rows if row["task"] == name), None)
         if row is None:
@@ -72,33 +74,28 @@ class BetweenTasks:
         if not self._is_logged(name):  # a kill can have cost the log its row and left the file
             self._tracker.log({"step": row["step"], "stream/task": name, **_flat(row["tasks"])})
 
+    def _renew(self, task: int, module: SFTModule, replayer: Replayer, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Put the model's own answers in place of the gold ones, for kept samples of a task that it solves."""
+        run, learner, samples = module.run_config, replayer.learner, self._pool.samples
+        kept = [place for place, group in zip(learner.ids, learner.groups, strict=True) if group == task]
+        places = sorted(kept)[: run.continual.self_answers]
+        asked = [samples[place] for place in places]
+        encoded, _ = encode_all(
+            own_answers(module.model, tokenizer, asked, run.evaluation, self._console),
+            tokenizer,
+            run.sft.max_seq_length,
+        )
+        place_of = {samples[place]["id"]: place for place in places}
+        for sample in encoded:
+            row = collate([sample], [0], int(tokenizer.pad_token_id))
+            row["sample_index"][0] = place_of[sample.sample_id]
+            learner.renew(replayer.named(row))
+        replayer.own_answers += len(encoded)
+
     def _is_logged(self, task: str) -> bool:
         metrics = self._folder.metrics
         lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
         return any(json.loads(line).get("stream/task") == task for line in lines)
-
-
-def renew_answers(
-    run: RunConfig,
-    replayer: Replayer,
-    task: int,
-    pool: TrainingPool,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    """Put the model's own answers in place of the gold ones, for kept samples of a task that it solves."""
-    learner = replayer.learner
-    kept = [place for place, group in zip(learner.ids, learner.groups, strict=True) if group == task]
-    places = sorted(kept)[: run.continual.self_answers]
-    solved = own_answers(model, tokenizer, [pool.samples[place] for place in places], run.evaluation)
-    encoded, _ = encode_all(solved, tokenizer, run.sft.max_seq_length)
-    place_of = {pool.samples[place]["id"]: place for place in places}
-    for sample in encoded:
-        place = place_of[sample.sample_id]
-        row = collate([sample], [0], int(tokenizer.pad_token_id))
-        row["sample_index"][0] = place
-        learner.renew(replayer.named(row))
-    replayer.own_answers += len(encoded)
 
 
 def read_rows(folder: RunFolder) -> list[Measured]:

@@ -98,7 +98,7 @@ def measured(trainer: AgentSFTTrainer, when: str, answers: Path) -> Measured:
     found = trainer.measure(when) | {"data": trainer.data.counts}
     evaluation, started = trainer.run.evaluation, time.perf_counter()
     if evaluation.capabilities:
-        evaluator = AgentCapabilityEvaluator(evaluation, folder=answers, console=trainer.console)
+        evaluator = AgentCapabilityEvaluator(evaluation, folder=answers, who={"when": when}, console=trainer.console)
         found["capabilities"] = evaluator.evaluate(trainer, evaluation.capabilities).to_dict()
         found["seconds"]["capabilities"] = time.perf_counter() - started
     return found

@@ -145,7 +145,8 @@ class AgentSFTTrainer:
             Checkpoints(folder.checkpoint, self.run.trainer.checkpoint_every_n_steps, interrupts),
         ]
         if isinstance(loader, StreamLoader):
-            BetweenTasks(pool, folder, tracker, self.measure, selections).attend(loader, module, self.tokenizer)
+            between = BetweenTasks(pool, folder, tracker, self.measure, selections, self.console)
+            between.attend(loader, module, self.tokenizer)
         elif selections is not None:
             selections.follow(loader, module)
         checkpoint = str(folder.checkpoint) if folder.checkpoint.is_file() else None

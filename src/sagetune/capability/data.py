@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from sagetune import sources
-from sagetune.capability.items import Item, gsm8k_item, hotpotqa_item, ifeval_item, item_of, strategyqa_item
+from sagetune.capability.items import Item, asks_for, gsm8k_item, hotpotqa_item, ifeval_item, item_of, strategyqa_item
+from sagetune.config import EvaluationConfig
 from sagetune.config.stages import CAPABILITIES
 from sagetune.formats import from_record
 from sagetune.record_files import decode, read_entries
+from sagetune.sample import Sample
 
+MOST_PASSED_OVER = 64
+"""Tasks of the world that are looked at for each one that is wanted; of the rarest one in fourteen asks."""
 QUESTIONS: dict[str, tuple[str, Callable[[dict[str, Any], str], Item], tuple[str, ...]]] = {
     "gsm8k": ("reasoning", gsm8k_item, ("question", "answer")),
     "hotpotqa": ("reasoning", hotpotqa_item, ("question", "answer")),
@@ -46,11 +50,22 @@ def items_of(capability: str, data: Any, limit: int | None = None) -> list[Item]
     return found
 
 
-def check_data(capability: str, reference: str) -> None:
+def check_capabilities(config: EvaluationConfig) -> None:
+    """`check_data` for all that is to be measured; the error names the field."""
+    for capability, reference in config.capabilities.items():
+        try:
+            check_data(capability, reference, config.samples)
+        except ValueError as error:
+            raise ValueError(f"evaluation.capabilities.{capability}: {error}") from error
+
+
+def check_data(capability: str, reference: str, limit: int | None) -> None:
     """Raise ValueError, at once, if `reference` cannot be data of `capability`."""
     kind, _, place = reference.partition(":")
     if kind not in QUESTIONS:
         sources.check_reference(reference)
+        if sources.endless(reference) and limit is None:
+            raise ValueError(f"{reference!r} has no end: set evaluation.samples to a number")
         return
     measured = QUESTIONS[kind][0]
     if capability != measured:
@@ -60,20 +75,28 @@ def check_data(capability: str, reference: str) -> None:
 
 
 def _referred(capability: str, reference: str, limit: int | None) -> Iterator[Item]:
-    check_data(capability, reference)
+    check_data(capability, reference, limit)
     kind, _, place = reference.partition(":")
     if kind in QUESTIONS:
         yield from _questions(kind, Path(place))
-        return
-    from_world = kind in ("agent_sft", "agent_benchmark")
-    # Of the world's mixture only some samples ask for a capability.
-    wanted = (limit or 100) * (8 if from_world else 1) if limit or from_world else None
-    for sample in sources.load(reference, num_samples=wanted).samples:
-        try:
+    elif sources.endless(reference):
+        assert limit is not None
+        yield from _of_world(capability, reference, limit)
+    else:
+        for sample in sources.load(reference, num_samples=limit).samples:
             yield item_of(capability, sample)
-        except ValueError:
-            if not from_world:
-                raise
+
+
+def _of_world(capability: str, reference: str, limit: int) -> Iterator[Item]:
+    """Of the world's tasks, in their order, the first `limit` that ask for the capability; it may be few of them."""
+    found: list[Sample] = []
+    num = limit
+    while len(found) < limit and num <= MOST_PASSED_OVER * limit:
+        samples = sources.load(reference, num_samples=num).samples
+        found = [one for one in samples if asks_for(capability, one["meta"]["family"], one["meta"]["kind"])]
+        num *= 2
+    for sample in found:
+        yield item_of(capability, sample)
 
 
 def _questions(kind: str, path: Path) -> Iterator[Item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import defaultdict
@@ -46,7 +47,8 @@ class AgentCapabilityEvaluator:
     """Scores what an agent does, capability by capability. The reference's class.
 
     config: decoding and attempts. folder: receives `<capability>.jsonl`, an answer a line as it is given, from which a
-    stopped evaluation goes on; None = nothing is written.
+    stopped evaluation goes on; None = nothing is written. who: what is measured, in words or numbers, so that the
+    answers of another are never taken for its own; a folder or hub id that is evaluated says it itself.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class AgentCapabilityEvaluator:
         *,
         model_config: ModelConfig | None = None,
         folder: str | Path | None = None,
+        who: dict[str, Any] | None = None,
         console: Console | None = None,
     ) -> None:
         self.config = config or EvaluationConfig()
         self.model_config = model_config or ModelConfig()
         self.folder = Path(folder) if folder is not None else None
+        self.who = who or {}
         self.console = console or Console(stderr=True)
 
     def evaluate(self, model: Any, test_sets: Mapping[str, Any]) -> CapabilityReport:
@@ -68,13 +72,15 @@ class AgentCapabilityEvaluator:
         model: a trainer, (model, tokenizer), a folder or hub id, or an agent (an endpoint, a function, ...; see
         TrajectoryCollector). test_sets: capability -> samples, records, or a reference (see `items_of`).
         """
-        agent = self._agent(model)
-        scores = {name: self._score(agent, name, data) for name, data in test_sets.items()}
-        return CapabilityReport(scores)
+        agent, who = self._agent(model), self._who(model)
+        return CapabilityReport({name: self._score(agent, who, name, data) for name, data in test_sets.items()})
 
     def evaluate_capability(self, model: Any, cap: str, data: Any) -> CapabilityScore:
         """One capability; arguments as in `evaluate`."""
-        return self._score(self._agent(model), cap, data)
+        return self._score(self._agent(model), self._who(model), cap, data)
+
+    def _who(self, model: Any) -> dict[str, Any]:
+        return {"model": str(model), **self.who} if isinstance(model, str | Path) else self.who
 
     def _agent(self, model: Any) -> Any:
         options: dict[str, Any] = {
@@ -93,10 +99,11 @@ class AgentCapabilityEvaluator:
             return LocalAgent(model.model, model.tokenizer, **options)
         return model
 
-    def _score(self, agent: Any, capability: str, data: Any) -> CapabilityScore:
+    def _score(self, agent: Any, who: dict[str, Any], capability: str, data: Any) -> CapabilityScore:
         items = items_of(capability, data, self.config.samples)
+        rests_on = hashes(items, self.config)
         if self.config.how == "likelihood":
-            return by_likelihood(capability, items, agent, self.config)
+            return by_likelihood(capability, items, agent, rests_on)
         collector = TrajectoryCollector(
             agent,
             CollectorConfig(
@@ -108,52 +115,39 @@ class AgentCapabilityEvaluator:
                 num_workers=2 * self.config.batch_size,
             ),
             path=self.folder / f"{capability}.jsonl" if self.folder is not None else None,
-            details={"hashes": hashes(items, self.config)},
+            details={"who": who, "hashes": rests_on},
             console=self.console,
         )
         attempts: dict[str, list[AgentTrajectory]] = defaultdict(list)
         for trajectory in collector.attempts([item.task for item in items]):
             attempts[trajectory.task_id].append(trajectory)
-        return scored(capability, items, attempts, self.config)
+        return scored(capability, items, attempts, rests_on)
 
 
 def scored(
-    capability: str, items: Sequence[Item], attempts: Mapping[str, Sequence[AgentTrajectory]], config: EvaluationConfig
+    capability: str,
+    items: Sequence[Item],
+    attempts: Mapping[str, Sequence[AgentTrajectory]],
+    rests_on: dict[str, str],
 ) -> CapabilityScore:
-    """The score over all attempts that did not break; those that did are counted apart."""
+    """The score over all attempts that did not break, of which there is one at least; those that did are counted."""
     verdicts: list[tuple[Item, AgentTrajectory, Scored]] = []
-    broken = 0
     for item in items:
-        for trajectory in attempts[item.task.id]:
-            if trajectory.status == "error":
-                broken += 1
-            else:
-                verdicts.append((item, trajectory, item.score(trajectory)))
-    rate = _rate([verdict for _, _, verdict in verdicts])
-    if rate.value is None:
-        raise ValueError(f"{capability}: every attempt broke, so there is nothing to score")
-    details: dict[str, Any] = {
-        "interval": [rate.low, rate.high],
+        whole = [trajectory for trajectory in attempts[item.task.id] if trajectory.status != "error"]
+        verdicts += [(item, trajectory, item.score(trajectory)) for trajectory in whole]
+    details = {
         "parse_failure_rate": sum(verdict.parse_failure for _, _, verdict in verdicts) / len(verdicts),
-        "broken": broken,
-        "chance": chance(capability, items),
+        "broken": sum(map(len, attempts.values())) - len(verdicts),
         "how": "generation",
-        "by_family": _families([(item, verdict) for item, _, verdict in verdicts]),
-        "figures": _means([verdict for _, _, verdict in verdicts]),
-        "hashes": hashes(items, config),
+        "hashes": rests_on,
+        **_pass_k(verdicts, max(map(len, attempts.values()))),
         **_of_capability(capability, verdicts),
         "items": [_row(item, tried.attempt, _said(tried), verdict) for item, tried, verdict in verdicts],
     }
-    if config.attempts > 1:
-        solved: dict[str, list[bool]] = defaultdict(list)
-        for item, _, verdict in verdicts:
-            solved[item.id].append(verdict.correct)
-        whole = [(sum(tries), len(tries)) for tries in solved.values() if len(tries) == config.attempts]
-        details["pass_k"] = {str(k): pass_hat_k(whole, k) for k in range(1, config.attempts + 1)} if whole else {}
-    return CapabilityScore(capability, rate.value, len({item.id for item, _, _ in verdicts}), details)
+    return _score_of(capability, items, [(item, verdict) for item, _, verdict in verdicts], details)
 
 
-def by_likelihood(capability: str, items: Sequence[Item], agent: Any, config: EvaluationConfig) -> CapabilityScore:
+def by_likelihood(capability: str, items: Sequence[Item], agent: Any, rests_on: dict[str, str]) -> CapabilityScore:
     """The score by which of the given replies the model prefers; of several equally likely ones none is chosen.
 
     Raises ValueError for items without a choice, and for an agent that is no local model.
@@ -167,26 +161,38 @@ def by_likelihood(capability: str, items: Sequence[Item], agent: Any, config: Ev
     for item, scores in zip(items, agent.preferences(asked), strict=True):
         likelihoods = {choice: score.log_likelihood for choice, score in zip(item.choices, scores, strict=True)}
         ranked = score_candidates(likelihoods, item.choices[0])
-        verdict = Scored(
-            float(ranked.correct), ranked.correct, ranked.parse_failure, ranked.reason, {"mrr": ranked.score}
-        )
-        said = max(likelihoods, key=lambda choice: likelihoods[choice])
+        verdict = dataclasses.replace(ranked, score=float(ranked.correct), figures={"mrr": ranked.score})
         verdicts.append((item, verdict))
-        rows.append(_row(item, 0, said, verdict))
+        rows.append(_row(item, 0, max(item.choices, key=likelihoods.__getitem__), verdict))
+    unread = sum(verdict.parse_failure for _, verdict in verdicts) / len(verdicts)
+    details = {"parse_failure_rate": unread, "broken": 0, "how": "likelihood", "hashes": rests_on, "items": rows}
+    return _score_of(capability, items, verdicts, details)
+
+
+def _score_of(
+    capability: str, items: Sequence[Item], verdicts: Sequence[tuple[Item, Scored]], details: dict[str, Any]
+) -> CapabilityScore:
+    """The score with what every way of measuring tells."""
     rate = _rate([verdict for _, verdict in verdicts])
     assert rate.value is not None
-    details = {
+    common = {
         "interval": [rate.low, rate.high],
-        "parse_failure_rate": 0.0,
-        "broken": 0,
         "chance": chance(capability, items),
-        "how": "likelihood",
         "by_family": _families(verdicts),
         "figures": _means([verdict for _, verdict in verdicts]),
-        "hashes": hashes(items, config),
-        "items": rows,
     }
-    return CapabilityScore(capability, rate.value, len(items), details)
+    return CapabilityScore(capability, rate.value, len({item.id for item, _ in verdicts}), common | details)
+
+
+def _pass_k(verdicts: Sequence[tuple[Item, AgentTrajectory, Scored]], attempts: int) -> dict[str, Any]:
+    """pass^k for k up to the number of attempts, over the items of which none broke; nothing for one attempt."""
+    if attempts == 1:
+        return {}
+    solved: dict[str, list[bool]] = defaultdict(list)
+    for item, _, verdict in verdicts:
+        solved[item.id].append(verdict.correct)
+    whole = [(sum(tries), attempts) for tries in solved.values() if len(tries) == attempts]
+    return {"pass_k": {str(k): pass_hat_k(whole, k) for k in range(1, attempts + 1)} if whole else {}}
 
 
 def hashes(items: Sequence[Item], config: EvaluationConfig) -> dict[str, str]:

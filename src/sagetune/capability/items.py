@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from sagetune import world
 from sagetune.config.stages import CAPABILITIES
-from sagetune.evaluation.calls import Reply, render_reply
+from sagetune.evaluation.calls import Reply, canonical, render_reply
 from sagetune.evaluation.scoring.instruction_following import InstructionGold, score_constraints, score_instructions
 from sagetune.evaluation.scoring.planning import PlanGold, score_in_world, score_plan
 from sagetune.evaluation.scoring.reasoning import score_answer, score_gsm8k, score_yes_no
 from sagetune.evaluation.scoring.selection import score_selection
 from sagetune.evaluation.scoring.timing import score_timing
 from sagetune.evaluation.scoring.tool_use import CATEGORIES, ToolUseGold, category_of, score_tool_use
-from sagetune.evaluation.scoring.verdict import Scored, judged
+from sagetune.evaluation.scoring.verdict import Scored, judged, unreadable
 from sagetune.formats.bfcl import to_bfcl
 from sagetune.sample import FunctionCall, Message, Sample
 from sagetune.trajectories.environment import AgentTask, StepResult, WorldEnvironment
 from sagetune.trajectories.record import AgentTrajectory, own_messages
 
+BFCL_ID = re.compile(rf"(live_)?({'|'.join(CATEGORIES)})(_python)?_\d+(-\d+)*")
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """family: a group inside the capability, told apart in the report. gold: what is right, for people.
+    """One thing that is asked, and its judge.
+
+    family: a group inside the capability, told apart in the report. gold: what is right, for people.
 
     should_call: of timing, whether a tool is to be called. choices: of a choice between replies, all of them, the right
     one first; then likelihood can tell what the model prefers.
@@ -76,6 +82,18 @@ def item_of(capability: str, sample: Sample) -> Item:
         raise ValueError(f"{capability}: sample {sample['id']!r}: {error}") from error
 
 
+def asks_for(capability: str, family: str, kind: str) -> bool:
+    """Whether a task of the world asks for a capability."""
+    return {
+        "tool_use": family == "tool_selection",
+        "planning": family == "planning",
+        "reasoning": family == "general" and kind in world.REASONING_KINDS,
+        "instruction_following": family == "general" and kind not in world.REASONING_KINDS,
+        "timing": family in ("timing", "tool_selection"),
+        "tool_selection": family == "tool_selection",
+    }[capability]
+
+
 def reply_of(trajectory: AgentTrajectory) -> Reply:
     """All that the agent wrote, as one reply; an attempt that broke or was cut is unreadable."""
     _, own = own_messages(trajectory)
@@ -100,11 +118,15 @@ def question(
     """A question without tools, judged by the text of the answer."""
 
     def judge(trajectory: AgentTrajectory) -> Scored:
-        reply = reply_of(trajectory)
-        return score(reply.content) if reply.error is None else Scored(0.0, False, True, reply.error)
+        return _by_text(trajectory, score)
 
     task = one_reply(item_id, family, [{"role": "user", "content": asked}], [], {"role": "assistant", "content": gold})
     return Item(item_id, family, task, judge, gold, choices=choices)
+
+
+def _by_text(trajectory: AgentTrajectory, score: Callable[[str], Scored]) -> Scored:
+    reply = reply_of(trajectory)
+    return score(reply.content) if reply.error is None else unreadable(reply.error)
 
 
 def gsm8k_item(record: dict[str, Any], item_id: str) -> Item:
@@ -136,15 +158,7 @@ def ifeval_item(record: dict[str, Any], item_id: str) -> Item:
 
 def _world_item(capability: str, sample: Sample) -> Item:
     task = world.task_of(sample)
-    kinds = {
-        "tool_use": task.family == "tool_selection",
-        "planning": task.family == "planning",
-        "reasoning": task.family == "general" and task.kind in world.REASONING_KINDS,
-        "instruction_following": task.family == "general" and task.kind not in world.REASONING_KINDS,
-        "timing": task.family in ("timing", "tool_selection"),
-        "tool_selection": task.family == "tool_selection",
-    }
-    if not kinds[capability]:
+    if not asks_for(capability, task.family, task.kind):
         raise ValueError(f"a task of family {task.family} and kind {task.kind} does not ask for it")
     if capability in ("timing", "tool_selection"):
         return _item(capability, sample)
@@ -190,42 +204,35 @@ def _scorer(
 ) -> Callable[[AgentTrajectory], Scored]:
     if capability == "timing":
         return lambda trajectory: score_timing(reply_of(trajectory), bool(calls), asked, names)
+    if capability == "tool_use" and BFCL_ID.fullmatch(sample["id"]):
+        record = to_bfcl(sample)
+        gold = ToolUseGold(category_of(sample["id"]), record["function"], record.get("ground_truth", ()), asked)
+        return lambda trajectory: score_tool_use(reply_of(trajectory), gold)
+    if capability == "reasoning" and not calls:
+        answer = _last_turn(sample)["content"]
+        return lambda trajectory: _by_text(trajectory, lambda text: score_answer(text, answer, asked))
+    if capability not in ("tool_selection", "planning", "tool_use"):
+        raise ValueError("only tasks of the world and the question sets can be judged")
+    if not calls:
+        raise ValueError("its answer calls no tool")
     if capability == "tool_selection":
-        if not calls:
-            raise ValueError("its answer calls no tool")
         return lambda trajectory: score_selection(reply_of(trajectory), calls[0]["name"], asked, names)
     if capability == "planning":
-        responses = {call["name"]: 1 for call in calls}
-        plan = PlanGold(calls, responses if sample["meta"].get("responses") is None else {}, asked)
+        told = sample["meta"].get("responses") or [None] * len(calls)  # Seal-Tools: the results that a call has
+        responses = {call["name"]: len(names_of) for call, names_of in zip(calls, told, strict=True) if names_of}
+        plan = PlanGold(calls, responses, asked)
         return lambda trajectory: score_plan(reply_of(trajectory), plan)
-    if capability == "tool_use":
-        gold = _bfcl_gold(sample, asked) if _is_bfcl(sample) else None
-        if gold is not None:
-            return lambda trajectory: score_tool_use(reply_of(trajectory), gold)
-        return lambda trajectory: _same_calls(reply_of(trajectory), calls)
-    if capability == "reasoning" and not calls:
-        return lambda trajectory: score_answer(reply_of(trajectory).content, _last_turn(sample)["content"], asked)
-    raise ValueError("only tasks of the world and IFEval's prompts can be judged")
-
-
-def _is_bfcl(sample: Sample) -> bool:
-    return any(sample["id"].removeprefix("live_").startswith(category) for category in CATEGORIES)
-
-
-def _bfcl_gold(sample: Sample, asked: str) -> ToolUseGold:
-    record = to_bfcl(sample)
-    return ToolUseGold(category_of(sample["id"]), record["function"], record.get("ground_truth", ()), asked)
+    return lambda trajectory: _same_calls(reply_of(trajectory), calls)
 
 
 def _same_calls(reply: Reply, calls: list[FunctionCall]) -> Scored:
-    from sagetune.evaluation.actions import score_action
-
-    gold: Any = {"role": "assistant", "content": "", "tool_calls": [{"function": call} for call in calls]}
-    found = score_action(gold, reply)
-    if found.parse_failure:
-        return Scored(0.0, False, True, reply.error or "")
-    figures = {"name": float(found.name_correct), "arguments": float(found.arguments_correct)}
-    return judged(found.exact_match, f"called {reply.calls!r:.120}", figures)
+    """1 if the calls are the gold ones, in any order, with equal typed arguments, else 0."""
+    if reply.error is not None:
+        return unreadable(reply.error, ("name", "arguments"))
+    given, wanted = ([(call["name"], canonical(call["arguments"])) for call in made] for made in (reply.calls, calls))
+    names, arguments = (Counter(pair[i] for pair in given) == Counter(pair[i] for pair in wanted) for i in (0, 1))
+    figures = {"name": float(names), "arguments": float(arguments)}
+    return judged(Counter(given) == Counter(wanted), f"called {reply.calls!r:.120}", figures)
 
 
 def _choices(capability: str, calls: list[FunctionCall], names: list[str]) -> tuple[str, ...]:

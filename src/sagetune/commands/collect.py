@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sagetune.commands.entry import USAGE_ERROR, run_command
+from sagetune.commands.entry import INTERRUPTED, USAGE_ERROR, run_command
 from sagetune.config import (
     AgentSFTConfig,
     BudgetConfig,
@@ -23,8 +23,6 @@ from sagetune.sources import check_reference, check_tasks
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-INTERRUPTED = 130
 
 
 @dataclass(kw_only=True)

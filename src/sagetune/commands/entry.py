@@ -19,7 +19,8 @@ from sagetune.config import CONF_DIR
 from sagetune.processor import prepare_process
 
 USAGE_ERROR = 2
-STOPPED = (130, 143)
+INTERRUPTED = 130
+STOPPED = (INTERRUPTED, 143)
 WHERE_TO_SET = {
     "sft.base_model": "a hub id or a folder",
     "sft.train_data": "a path or a source such as agent_sft:train",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sagetune.commands.entry import USAGE_ERROR, run_command
+from sagetune.commands.entry import INTERRUPTED, USAGE_ERROR, run_command
 from sagetune.config import AgentSFTConfig, EvaluationConfig, ModelConfig, Problems, TrainerConfig
 from sagetune.config.trajectories import AgentConfig
 
@@ -26,10 +27,9 @@ class EvaluateConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    adapter: str | None = None
-    """Folder of a trained adapter, or of a whole model, that is measured in place of the base model."""
     agent: AgentConfig = field(default_factory=lambda: AgentConfig(kind="local"))
-    """kind=endpoint with model and base_url measures a server."""
+    """kind=local measures agent.model, such as the adapter of a run, None = sft.base_model; kind=endpoint with model
+    and base_url measures a server. How it decodes stands in `evaluation`."""
     output: str = "evaluation"
     """Folder that receives answers, report.json and report.html; if it is there, the evaluation goes on."""
 
@@ -46,16 +46,15 @@ def main() -> None:
 
 
 def evaluate(config: EvaluateConfig) -> int:
-    """Evaluate and return 0; 1 if every attempt broke, 2 if the data or the model cannot be used."""
+    """Evaluate and return 0; 1 if every attempt broke, 2 if data or model cannot be used, 130 for Ctrl-C."""
     from rich.console import Console
 
-    from sagetune.capability.data import check_data
+    from sagetune.capability.data import check_capabilities
     from sagetune.trajectories.collector import CollectionBroken
 
     console = Console()
     try:
-        for capability, reference in config.evaluation.capabilities.items():
-            check_data(capability, reference)
+        check_capabilities(config.evaluation)
         report = measured(config, console)
     except ValueError as error:
         print(f"sagetune evaluate: {error}", file=sys.stderr)
@@ -63,6 +62,9 @@ def evaluate(config: EvaluateConfig) -> int:
     except CollectionBroken as error:
         print(f"sagetune evaluate: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on in {config.output}", file=sys.stderr)
+        return INTERRUPTED
     show(report, console)
     console.print(f"report: {Path(config.output) / 'report.html'}", markup=False, soft_wrap=True)
     return 0
@@ -78,28 +80,33 @@ def measured(config: EvaluateConfig, console: Console) -> CapabilityReport:
     quiet_libraries()
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    evaluator = AgentCapabilityEvaluator(config.evaluation, model_config=config.model, folder=folder, console=console)
+    who = {"base_model": config.sft.base_model, **dataclasses.asdict(config.agent)}
+    evaluator = AgentCapabilityEvaluator(
+        config.evaluation, model_config=config.model, folder=folder, who=who, console=console
+    )
     report = evaluator.evaluate(agent_of(config), config.evaluation.capabilities)
     write_json(folder / "report.json", report.to_dict())
-    write_page(folder / "report.html", {config.adapter or config.sft.base_model: report.to_dict()})
+    write_page(folder / "report.html", {config.agent.model or config.sft.base_model: report.to_dict()})
     return report
 
 
 def agent_of(config: EvaluateConfig) -> Any:
-    if config.agent.kind == "endpoint":
-        from sagetune.trajectories.stage import agent_of as make
+    """What is measured, decoding as `evaluation` says."""
+    import torch
 
-        return make(config.agent, 0, lambda _: None)
     from sagetune.trajectories.local import local_agent
+    from sagetune.trajectories.stage import endpoint_of
 
-    where = config.adapter or config.sft.base_model
+    options: dict[str, Any] = {name: vars(config.evaluation)[name] for name in ("temperature", "max_new_tokens")}
+    if config.agent.kind == "endpoint":
+        return endpoint_of(dataclasses.replace(config.agent, **options))
     return local_agent(
-        where,
+        config.agent.model or config.sft.base_model,
         base_model=config.sft.base_model,
         config=config.model,
-        max_new_tokens=config.evaluation.max_new_tokens,
-        temperature=config.evaluation.temperature,
+        device=torch.device("cpu") if config.trainer.accelerator == "cpu" else None,
         batch_size=config.evaluation.batch_size,
+        **options,
     )
 
 

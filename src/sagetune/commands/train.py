@@ -6,6 +6,7 @@ import sys
 
 from hydra.core.hydra_config import HydraConfig
 
+from sagetune.capability.data import check_capabilities
 from sagetune.commands.entry import USAGE_ERROR, run_command
 from sagetune.config import RunConfig
 from sagetune.sources import check_run
@@ -22,6 +23,7 @@ def train(config: RunConfig) -> int:
             check_alone(HydraConfig.get().overrides.task)
         else:
             check_run(config)
+            check_capabilities(config.evaluation)
     except ValueError as error:
         print(f"sagetune train: {error}", file=sys.stderr)
         return USAGE_ERROR

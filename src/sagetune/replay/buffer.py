@@ -29,7 +29,7 @@ Row = dict[str, Any]
 """One sample: numpy arrays without padding, or other values, by column."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen would take twice as long to make, and one is made for each row
 class Item:
     """One kept sample."""
 

@@ -26,6 +26,8 @@ PADDING: dict[str, float | None] = {
 """What pads each known column of shape (B, T)."""
 MASK, IDS, LABELS, WEIGHTS = "attention_mask", "input_ids", "labels", "loss_weights"
 TOKEN_COLUMNS = (IDS, LABELS, MASK)
+SHORTENED = (IDS, LABELS)
+"""Columns that a kept sample has in a narrower type."""
 IMPLIED = (MASK, WEIGHTS)
 """Columns that a kept sample lacks where they say nothing new: every token is one, every supervised token weighs 1."""
 
@@ -135,6 +137,7 @@ class Reader:
     def __init__(self, batch: Mapping[str, Any], ragged: set[str]) -> None:
         self._batch = batch
         self._ragged = ragged
+        self._padded_labels = set(SHORTENED) <= ragged
 
     @cached_property
     def _arrays(self) -> dict[str, Any]:
@@ -146,19 +149,29 @@ class Reader:
         tokens = self._tokens[place]
         row: Row = {}
         for name, column in self._arrays.items():
-            row[name] = column[place][tokens] if name in self._ragged else _own(column[place])
+            value = column[place][tokens] if name in self._ragged else column[place]
+            row[name] = value if name in SHORTENED else _own(value)
         ids, labels = row.get(IDS), row.get(LABELS)
-        if isinstance(ids, np.ndarray):
-            row[IDS] = ids.astype(np.int32)
-            if isinstance(labels, np.ndarray) and labels.shape == ids.shape and labels.dtype.kind == "i":
-                supervised = labels != IGNORE_INDEX
-                row[LABELS] = supervised if self._repeats(place, ids, labels) else labels.astype(np.int32)
-                if isinstance(row.get(WEIGHTS), np.ndarray) and np.array_equal(row[WEIGHTS], supervised):
-                    del row[WEIGHTS]
-        for name in self._ragged & row.keys():
-            if row[name].base is not None:
-                row[name] = row[name].copy()
+        if ids is not None:
+            row[IDS] = ids.astype(np.int32) if isinstance(ids, np.ndarray) else _own(ids)
+        if labels is not None:
+            row[LABELS] = self._labels(place, row, ids, labels)
         return row
+
+    def _labels(self, place: int, row: Row, ids: Any, labels: Any) -> Any:
+        """The labels as they are kept; loss weights of `row` that they imply go."""
+        if not isinstance(ids, np.ndarray) or not isinstance(labels, np.ndarray):
+            return _own(labels)
+        if labels.dtype.kind != "i" or labels.shape != ids.shape:
+            return labels.copy()
+        if self._padded_labels:
+            supervised, repeats = self._supervised[place][self._tokens[place]].copy(), self._repeating[place]
+        else:
+            supervised = labels != IGNORE_INDEX
+            repeats = bool(((labels == ids) | ~supervised).all())
+        if isinstance(row.get(WEIGHTS), np.ndarray) and np.array_equal(row[WEIGHTS], supervised):
+            del row[WEIGHTS]
+        return supervised if repeats else labels.astype(np.int32)
 
     @cached_property
     def _tokens(self) -> list[Any]:
@@ -166,23 +179,20 @@ class Reader:
         if MASK not in self._ragged:
             return [slice(None)] * len(next(iter(self._arrays.values())))
         masks = _array(MASK, self._batch[MASK]) != 0
-        starts, counts = masks.argmax(1), masks.sum(1)
-        ends = masks.shape[1] - masks[:, ::-1].argmax(1)
-        together = (ends - starts == counts).tolist()
-        spans = zip(starts.tolist(), (starts + counts).tolist(), together, masks, strict=True)
-        return [slice(start, end) if whole else mask for start, end, whole, mask in spans]
+        starts, counts, width = masks.argmax(1).tolist(), masks.sum(1).tolist(), masks.shape[1]
+        ends = [width - behind for behind in masks[:, ::-1].argmax(1).tolist()]
+        spans = enumerate(zip(starts, ends, counts, strict=True))
+        return [slice(start, end) if end - start == count else masks[row] for row, (start, end, count) in spans]
 
-    def _repeats(self, place: int, ids: np.ndarray, labels: np.ndarray) -> bool:
-        """Whether every label of a row is its token or none."""
-        if {IDS, LABELS} <= self._ragged:
-            return self._repeating[place]
-        return bool(((labels == ids) | (labels == IGNORE_INDEX)).all())
+    @cached_property
+    def _supervised(self) -> np.ndarray:
+        """Which labels of a padded batch are trained on; all rows at once, as are the two around it."""
+        return self._arrays[LABELS] != IGNORE_INDEX
 
     @cached_property
     def _repeating(self) -> list[bool]:
-        """`_repeats` of all rows of a padded batch at once."""
-        labels = self._arrays[LABELS]
-        return ((labels == self._arrays[IDS]) | (labels == IGNORE_INDEX)).all(1).tolist()
+        """Of each row of a padded batch whether every label is its token or none."""
+        return ((self._arrays[LABELS] == self._arrays[IDS]) | ~self._supervised).all(1).tolist()
 
 
 def plain(row: Row, name: str) -> Any:
@@ -228,7 +238,7 @@ def _own(value: Any) -> Any:
 def _array(name: str, column: Any) -> Any:
     """A tensor, or lists of tokens, as NumPy sees it; anything else as it is."""
     if isinstance(column, Tensor):
-        return column.detach().cpu().numpy()
+        return column.numpy(force=True)  # detached, on the CPU
     if name in TOKEN_COLUMNS and all(
         isinstance(value, list) and all(type(item) is int for item in value) for value in column
     ):

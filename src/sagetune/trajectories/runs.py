@@ -55,13 +55,15 @@ class RunFile:
 
     def _open(self) -> None:
         earlier = _whole_lines(self._path) if self._path.is_file() else []
-        self._check_setup(exists=bool(earlier))
+        self._check_setup(earlier)
         self.done = finished(earlier)
         self._file = self._path.open("a", encoding="utf-8")
 
-    def _check_setup(self, *, exists: bool) -> None:
+    def _check_setup(self, earlier: list[AgentTrajectory]) -> None:
         beside = Path(f"{self._path}.setup.json")
-        known = json.loads(beside.read_text()) if exists and beside.is_file() else self._setup
+        known = dict(self._setup)
+        if earlier:  # a file without its setup still tells who acted
+            known = json.loads(beside.read_text()) if beside.is_file() else {**known, "agent": earlier[-1].agent}
         differing = [name for name in self._setup if known.get(name) != self._setup[name]]
         if differing:
             told = "; ".join(f"{name} was {known.get(name)!r}, is {self._setup[name]!r}" for name in differing)

@@ -17,6 +17,7 @@ from sagetune.files import write_json
 from sagetune.sample import Sample
 from sagetune.trajectories.collector import TrajectoryCollector, without_observations
 from sagetune.trajectories.convert import TrajectoryToSFTConverter
+from sagetune.trajectories.endpoint import EndpointAgent
 from sagetune.trajectories.expert import ExpertAgent
 from sagetune.trajectories.filter import TrajectoryFilter
 from sagetune.trajectories.record import AgentTrajectory, load_trajectories
@@ -87,8 +88,10 @@ def agent_of(config: AgentConfig, seed: int, load_local: LoadLocal) -> Any:
         return ExpertAgent(config.error_rate, seed=seed)
     if config.kind == "local":
         return load_local(config)
-    from sagetune.trajectories.endpoint import EndpointAgent
+    return endpoint_of(config)
 
+
+def endpoint_of(config: AgentConfig) -> EndpointAgent:
     assert config.model is not None
     assert config.base_url is not None
     return EndpointAgent(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from sagetune import sources, world
@@ -62,7 +63,7 @@ def as_task(value: Any) -> AgentTask:
         instruction, answer = str(value["instruction"]), str(value["answer"])
         name = str(value.get("task_id") or value.get("id") or instruction)
         gold: Message = {"role": "assistant", "content": answer}
-        make = lambda: QuestionEnvironment(instruction, answer)  # noqa: E731
+        make = partial(QuestionEnvironment, instruction, answer)
         return AgentTask(name, instruction, make, str(value.get("family", "")), (gold,))
     raise ValueError(f"tasks: expected {SHAPES}, got {value!r:.120}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 
@@ -31,7 +32,7 @@ async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
             result = function(*arguments)
         except BaseException as error:  # it is raised again where it is awaited
             raised = error
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(tell, result, raised)
 
     threading.Thread(target=work, daemon=True).start()
