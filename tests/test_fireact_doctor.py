@@ -13,7 +13,7 @@ from sagetune import fireact_doctor, inspection
 from sagetune.commands.doctor import DoctorConfig, doctor
 from sagetune.config import AgentSFTConfig, BudgetConfig
 from sagetune.fireact_doctor import FAULTS, NOTES, REMEDIES, find, questions, summary
-from sagetune.formats.fireact import from_fireact, read
+from sagetune.formats.fireact import from_fireact
 from sagetune.sources import load
 
 RELEASE = Path(__file__).parents[1].parent / "shared/data/fireact"
@@ -32,9 +32,13 @@ def record(question: str, reward: str, output: str = "") -> dict[str, Any]:
     return {"instruction": question, "input": "", "output": text}
 
 
+def read(name: str) -> list[Any]:
+    return load(str(RELEASE / name), num_samples=None).samples
+
+
 def counts(name: str, against: str | None = None) -> dict[str, int]:
     evaluated = questions(RELEASE / against) if against else None
-    return dict(Counter(finding.kind for finding in find(read(RELEASE / name), evaluated)))
+    return dict(Counter(finding.kind for finding in find(read(name), evaluated)))
 
 
 def test_every_defect_has_a_meaning_and_a_remedy() -> None:
@@ -93,7 +97,7 @@ def test_the_defects_of_the_release() -> None:
 
 @needs_release
 def test_the_details_of_the_release() -> None:
-    samples = read(RELEASE / "finetune/alpaca_format/multitask_multimethod.json")
+    samples = read("finetune/alpaca_format/multitask_multimethod.json")
     findings = find(samples, questions(RELEASE / "strategyqa/strategyqa_dev.json"))
     details = {kind: [f.detail for f in findings if f.kind == kind] for kind in FAULTS | NOTES}
     assert details["mixed_rewards"] == ["0: 9, 1: 1507, False: 40, True: 507"]
@@ -102,10 +106,10 @@ def test_the_details_of_the_release() -> None:
     led = [sample for sample in samples if "lead" in sample["meta"]["fireact"]]
     assert sum(sample["meta"]["method"] == "react" for sample in led) == 456
     assert Counter(f.kind for f in inspection.find(samples))["duplicate"] == 1
-    hotpotqa = read(RELEASE / "finetune/alpaca_format/hotpotqa_multimethod.json")
+    hotpotqa = read("finetune/alpaca_format/hotpotqa_multimethod.json")
     told = "cot: 187 runs, 0 failed; react: 500 runs, 0 failed; reflexion: 47 runs, 40 failed"
     assert summary(hotpotqa, find(hotpotqa)) == told
-    turns = find(read(RELEASE / "finetune/gpt_format/multitask_multimethod.jsonl"))
+    turns = find(read("finetune/gpt_format/multitask_multimethod.jsonl"))
     assert sum("as a reply" in f.detail for f in turns if f.kind == "raw_observation") == 5
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sagetune.formats.fireact import FRAME, form_of, from_fireact, read, to_fireact
+from sagetune.formats.fireact import FRAME, form_of, from_fireact, to_fireact
 from sagetune.sources import load
 
 RELEASE = Path(__file__).parents[1].parent / "shared/data/fireact"
@@ -157,7 +157,7 @@ def test_the_release_loads_whole_and_is_written_back_to_the_letter(name: str) ->
     path = RELEASE / name
     text = path.read_text()
     raw = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
-    samples = read(path)
+    samples = load(str(path), num_samples=None).samples
     num, methods, failed = COUNTS[name]
     assert len(samples) == num
     assert Counter(sample["meta"]["method"] for sample in samples) == methods
@@ -169,7 +169,7 @@ def test_the_release_loads_whole_and_is_written_back_to_the_letter(name: str) ->
 @needs_release
 def test_no_observation_and_no_reward_is_left_in_what_is_trained_on() -> None:
     for name in COUNTS:
-        for sample in read(RELEASE / name):
+        for sample in load(str(RELEASE / name), num_samples=None).samples:
             replies = [m["content"] for m in sample["messages"] if m["role"] == "assistant"]
             assert not any("Episode finished" in m["content"] for m in sample["messages"])
             assert not any(reply.startswith("Observation:") or "\nObservation:" in reply for reply in replies)

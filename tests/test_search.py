@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sagetune.formats.fireact import read
+from sagetune.sources import load
 from sagetune.trajectories.environment import AgentTask, Environment
 from sagetune.trajectories.search import NOTHING_FOUND, SearchEnvironment, search_tasks
 
@@ -73,7 +73,7 @@ def test_every_recorded_success_succeeds_again() -> None:
     solved = []
     for path in sorted((RELEASE / "trajs").glob("*.json")):
         tasks = search_tasks(path)
-        assert len(tasks) == len(read(path))
+        assert len(tasks) == len(load(str(path), num_samples=None).samples)
         golds = [task for task in tasks if task.gold]
         replayed = [replay(task, task.gold) for task in golds]
         assert all(score == 1.0 for score, _ in replayed)
@@ -88,7 +88,7 @@ def test_the_runs_together_are_one_task_a_question() -> None:
     assert len(tasks) == 500
     scores, found = [], []
     for path in sorted((RELEASE / "trajs").glob("*.json")):
-        for sample in read(path):
+        for sample in load(str(path), num_samples=None).samples:
             score, same = replay(tasks[sample["messages"][0]["content"].strip()], sample["messages"])
             scores.append(score == sample["meta"]["success"])
             found += same

@@ -16,7 +16,7 @@ from sagetune.record_files import decode, read_entries
 
 NUM_CANDIDATES = 10
 """Tools offered with a question of Seal-Tools or MetaTool; the number in the prompts of MetaTool's Task 2."""
-FUNCTION_DOCS = {
+FUNCTION_DOCS = {  # as BFCL's modules are named, too
     "GorillaFileSystem": "gorilla_file_system",
     "MathAPI": "math_api",
     "MessageAPI": "message_api",

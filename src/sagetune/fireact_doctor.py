@@ -7,15 +7,13 @@ was trained on the raw text.
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from sagetune.formats.fireact import FAILED, form_of, from_fireact, runs, to_fireact
+from sagetune.formats.fireact import FAILED, form_of, from_fireact, to_fireact
 from sagetune.inspection import Finding
+from sagetune.record_files import decode, read_entries
 from sagetune.sample import Sample
 
 LONG = 2048  # characters; about the 512 tokens at which FireAct cuts
@@ -131,14 +129,10 @@ def _record_text(sample: Sample) -> str:
 
 
 def _read_questions(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", newline="") as file:
-        if path.suffix == ".csv":
-            records: Any = list(csv.DictReader(file))
-        elif path.suffix == ".jsonl":
-            records = [json.loads(line) for line in file if line.strip()]
-        else:
-            records = json.load(file)
-    for record in runs(records) if isinstance(records, dict) else records:
+    for entry in read_entries(path):
+        record = decode(entry.record)
+        if not isinstance(record, dict):
+            raise ValueError(f"{entry.place}: expected a record, got {record!r:.80}")
         name = next((name for name in QUESTION_FIELDS if isinstance(record.get(name), str)), None)
         if form_of(record) is not None:
             yield _question(from_fireact(record))

@@ -16,9 +16,7 @@ Source: github.com/anchen1011/FireAct, commit 94c6189f (arXiv:2310.05915).
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 from sagetune.formats.decoding import require, turns_of
@@ -102,25 +100,6 @@ def to_fireact(sample: Sample) -> dict[str, Any]:
     if told is None:
         raise ValueError("meta.fireact: the sample was not read from a record of FireAct")
     return {"alpaca": _to_alpaca, "gpt": _to_gpt, "run": _to_run}[told["form"]](sample["messages"], told)
-
-
-def read(path: Path) -> list[Sample]:
-    """Every record of a .json (array, or runs by id) or .jsonl file. Errors name file and record."""
-    text = path.read_text(encoding="utf-8")
-    records = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
-    samples = []
-    for number, record in enumerate(runs(records) if isinstance(records, dict) else records, start=1):
-        try:
-            sample = from_fireact(record)
-        except ValueError as error:
-            raise ValueError(f"{path}: record {number}: {error}") from error
-        samples.append({**sample, "id": sample["id"] or f"{path.stem}:{number}", "source": str(path)})
-    return samples  # type: ignore[return-value]
-
-
-def runs(by_id: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records of a file of runs, each with its key as `id`."""
-    return [{"id": key, **record} for key, record in by_id.items()]
 
 
 def _is_plain(message: Any) -> bool:

@@ -27,24 +27,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sagetune.beside import FUNCTION_DOCS
+from sagetune.formats.decoding import read_tools
+from sagetune.formats.schemas import BFCL_TYPES, json_functions
 from sagetune.sample import FunctionCall, Message, ToolCall
 from sagetune.trajectories.environment import AgentTask, StepResult
 
 INSTALL = "pip install --no-deps bfcl-eval mpmath"
 SERVICES = "bfcl_eval.eval_checker.multi_turn_eval.func_source_code"
 CATEGORY = "BFCL_v4_multi_turn_base.json"
-MODULES = {
-    "GorillaFileSystem": "gorilla_file_system",
-    "MathAPI": "math_api",
-    "MessageAPI": "message_api",
-    "TwitterAPI": "posting_api",
-    "TicketAPI": "ticket_api",
-    "TradingBot": "trading_bot",
-    "TravelAPI": "travel_booking",
-    "VehicleControlAPI": "vehicle_control",
-}
 STATELESS = ("MathAPI",)
-JSON_TYPES = {"dict": "object", "float": "number", "tuple": "array"}  # BFCL's documents use Python's names
 CLOSING = "Done."
 Service = Any  # a class of bfcl-eval, known only when it is installed
 
@@ -70,7 +62,7 @@ class Backend:
         self._methods: dict[str, Callable[..., Any]] = {}
         documented = {document["name"] for document in scenario.documents}
         for name in scenario.services:
-            service = vars(importlib.import_module(f"{SERVICES}.{MODULES[name]}"))[name]()
+            service = vars(importlib.import_module(f"{SERVICES}.{FUNCTION_DOCS[name]}"))[name]()
             if name not in STATELESS:
                 service._load_scenario(copy.deepcopy(scenario.config.get(name, {})))
             self._services[name] = service
@@ -113,7 +105,8 @@ class BfclEnvironment:
 
     @property
     def tools(self) -> list[dict[str, Any]]:
-        return [_tool(document) for document in self._offered]
+        shown = [{key: document[key] for key in ("name", "description", "parameters")} for document in self._offered]
+        return read_tools(json_functions(shown, BFCL_TYPES)[0])
 
     def reset(self) -> list[Message]:
         self._backend, self._gold = Backend(self._scenario), Backend(self._scenario)
@@ -164,7 +157,8 @@ def bfcl_tasks(path: str | Path | None = None) -> list[AgentTask]:
         raise ValueError(f"BFCL's services are not installed: {INSTALL}")
     folder = _package_data() if path is None else Path(path)
     answers = {record["id"]: record["ground_truth"] for record in _records(folder / "possible_answer" / CATEGORY)}
-    documents = {name: _records(folder / "multi_turn_func_doc" / f"{module}.json") for name, module in MODULES.items()}
+    docs = folder / "multi_turn_func_doc"
+    documents = {name: _records(docs / f"{module}.json") for name, module in FUNCTION_DOCS.items()}
     return [_task(record, answers[record["id"]], documents) for record in _records(folder / CATEGORY)]
 
 
@@ -212,25 +206,6 @@ def _gold_messages(scenario: Scenario) -> tuple[Message, ...]:
             messages.append({"role": "tool", "content": result, "tool_call_id": call["id"]})
         messages.append({"role": "assistant", "content": CLOSING})
     return tuple(messages)
-
-
-def _tool(document: dict[str, Any]) -> dict[str, Any]:
-    function = {key: document[key] for key in ("name", "description")}
-    return {"type": "function", "function": function | {"parameters": _schema(document["parameters"])}}
-
-
-def _schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """`schema` with JSON's names of types."""
-    written = dict(schema)
-    if "type" in schema:
-        written["type"] = JSON_TYPES.get(schema["type"], schema["type"])
-    if schema.get("type") == "any":
-        del written["type"]
-    if "properties" in schema:
-        written["properties"] = {name: _schema(part) for name, part in schema["properties"].items()}
-    if "items" in schema:
-        written["items"] = _schema(schema["items"])
-    return written
 
 
 def _as_text(result: Any) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sagetune.evaluation.answers import exact_match, normalized
-from sagetune.formats.fireact import TOOLS, read
+from sagetune.formats.fireact import TOOLS
 from sagetune.sample import Message, Sample, ToolCall
+from sagetune.sources import load
 from sagetune.trajectories.environment import AgentTask, StepResult
 
 NOTHING_FOUND = "None"
@@ -70,7 +71,9 @@ def search_tasks(path: str | Path) -> list[AgentTask]:
     """
     asked: dict[str, list[Sample]] = defaultdict(list)
     for file in _files(Path(path)):
-        for sample in read(file):
+        for sample in load(str(file), num_samples=None).samples:
+            if "fireact" not in sample["meta"]:
+                raise ValueError(f"{file}: sample {sample['id']!r} is no recorded run of FireAct's")
             asked[sample["messages"][0]["content"].strip()].append(sample)
     tasks = [_task(question, samples) for question, samples in asked.items()]
     return [task for task in tasks if task is not None]
