@@ -51,6 +51,7 @@ ORDER = [
         "capability",
         "runfolder",
         "report",
+        "rate_search",
         "tracking",
         "training_set",
         "run_data",

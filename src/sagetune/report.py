@@ -197,6 +197,7 @@ def write_html(run_dir: Path) -> Path:
         curves=[svg for svg in (draw_curve(metrics, *curve) for curve in CURVES) if svg],
         stream=stream_view(result["stream"]) if result.get("stream") else None,
         replay=result.get("replay"),
+        search=result.get("search"),
         capabilities=_capabilities(folder),
         mixture=mixture_view(result["mixture"]) if result.get("mixture") else None,
         trajectories=trajectories_view(result["trajectories"]) if result.get("trajectories") else None,

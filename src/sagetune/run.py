@@ -24,6 +24,8 @@ from sagetune.config import RunConfig
 from sagetune.evaluation import continual
 from sagetune.files import write_json, write_text
 from sagetune.interrupts import Interrupted, Interrupts
+from sagetune.modules.sft import NonFiniteError
+from sagetune.rate_search import searched
 from sagetune.runfolder import RunFolder
 from sagetune.tracking import Tracker
 from sagetune.trainer import AgentSFTTrainer
@@ -33,6 +35,7 @@ Measured = dict[str, Any]
 
 def execute(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Console, interrupts: Interrupts) -> Measured:
     """Measure, train, reload from disk, measure again; returns what result.json holds."""
+    run = searched(run, folder, lambda trial, place: tried(trial, place, console, interrupts), console)
     trainer = AgentSFTTrainer(run, console=console)
     before = _once(folder.before, lambda: measured(trainer, "before training", folder.answers / "before"))
     training = _once(folder.training, lambda: trainer.fit(folder, tracker, interrupts).to_dict())
@@ -43,6 +46,20 @@ def execute(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Consol
     mirror(tracker, folder, result)
     report.write_html(folder.path)  # last: a run is done when its report is there
     return result
+
+
+def tried(run: RunConfig, folder: RunFolder, console: Console, interrupts: Interrupts) -> Measured:
+    """A trial of the search: train, and tell the loss on dev data; None if training diverged."""
+    trainer = AgentSFTTrainer(run, console=console)
+    tracker = Tracker(folder.path, run, resume_step=checkpoint_step(folder))
+    try:
+        training = trainer.fit(folder, tracker, interrupts)
+    except NonFiniteError as error:
+        return {"loss": None, "reason": str(error), "tokens": None}
+    finally:
+        tracker.finish(0)
+    loss = trainer.measure("on dev data")["tokens"]["loss"]
+    return {"loss": loss, "reason": None, "tokens": training.tokens}
 
 
 def run_or_report(run: RunConfig) -> int:
@@ -126,6 +143,8 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
     spent = {f"{when}_{what}": s for when in figures for what, s in figures[when].pop("seconds").items()}
     gathering = without(json.loads(folder.gathering.read_text()), "keys") if folder.gathering.is_file() else None
     mixture = json.loads(folder.mixture.read_text()) if folder.mixture.is_file() else None
+    search = json.loads(folder.search.read_text()) if folder.search.is_file() else None
+    searching = {"search": sum(trial["seconds"] for trial in search["tried"])} if search else {}
     mixing = {"mix": mixture["seconds"]} if mixture else {}
     collecting = {"collect": gathering["wall_seconds"]} if gathering else {}
     selecting = {"select": training["selection"]["seconds"]} if training["selection"] else {}
@@ -139,7 +158,9 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
         "peak_memory_mb": peak_memory_mb(),
         **figures,
         "baselines": baselines(run),
-        "costs": {"train": training["seconds"], **mixing, **collecting, **selecting, **spent},
+        "costs": {"train": training["seconds"], **searching, **mixing, **collecting, **selecting, **spent},
+        "learning_rate": run.sft.learning_rate,
+        "search": search,
         "mixture": mixture,
         "trajectories": gathering,
         "selection": training["selection"],

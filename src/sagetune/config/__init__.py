@@ -86,6 +86,9 @@ class RunConfig:
         """Raise ValueError for what the fields allow each alone, but this version cannot do."""
         problems = Problems()
         check_stream(self, problems)
+        rates = self.budget.learning_rates
+        judged = "[] without sft.eval_data, by which rates are judged"
+        problems.check(not rates or bool(self.sft.eval_data), "budget.learning_rates", rates, judged)
         if self.mixture.use:
             check_mixture(self, problems)
         if self.sft.use_coreset_selection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from sagetune.config.checks import Problems
@@ -145,11 +146,22 @@ class BudgetConfig:
     """Samples taken from evaluation.data, scored by generated actions before and after."""
     max_steps: int | None = None
     """Optimiser steps at most."""
+    learning_rates: list[float] = field(default_factory=list)
+    """Rates of which the best on sft.eval_data is trained with, each tried in a short training; empty = no search,
+    sft.learning_rate."""
+    search_steps: int = 20
+    """Optimiser steps of each such trial."""
 
     def __post_init__(self) -> None:
         problems = Problems()
-        for name, value in vars(self).items():
+        for name in ("train_samples", "eval_samples", "benchmark_samples", "max_steps"):
+            value = vars(self)[name]
             problems.check(value is None or value >= 1, f"budget.{name}", value, "null or at least 1")
+        rates = self.learning_rates
+        sound = all(math.isfinite(rate) and rate > 0 for rate in rates) and len(set(rates)) == len(rates)
+        problems.check(sound, "budget.learning_rates", rates, "different rates above 0, none twice")
+        problems.check(len(rates) != 1, "budget.learning_rates", rates, "two or more: one is sft.learning_rate")
+        problems.check(self.search_steps >= 1, "budget.search_steps", self.search_steps, "at least 1")
         problems.report()
 
 
