@@ -12,7 +12,7 @@ import pytest
 import wandb
 
 from sagetune.commands.sync import offline_runs
-from sagetune.config import AgentSFTConfig, RunConfig, WandbConfig
+from sagetune.config import AgentSFTConfig, MethodInfo, RunConfig, WandbConfig
 from sagetune.tracking import Tracker, run_id
 from wandb_server import KEY, wandb_server
 
@@ -24,7 +24,10 @@ def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name)
     for seed in (0, 1):
         run = RunConfig(
-            sft=AgentSFTConfig("embedded:tiny", "agent_sft:train"), wandb=WandbConfig(group="study"), seed=seed
+            sft=AgentSFTConfig("embedded:tiny", "agent_sft:train"),
+            method=MethodInfo(id="A_baseline"),
+            wandb=WandbConfig(group="study"),
+            seed=seed,
         )
         tracker = Tracker(tmp_path / f"s{seed}", run, None)
         for step in (1, 2):
@@ -54,6 +57,8 @@ def test_everything_that_was_logged_offline_is_uploaded_once(logged: Path) -> No
             assert [(row["step"], row["train/loss"]) for row in rows[:2]] == [(1, 1.0), (2, 0.5)]
             assert server.summary(name)["capability/tool_use"] == 0.25
             assert server.runs[name]["groupName"] == "study"
+            assert server.runs[name]["jobType"] == "A_baseline"
+            assert server.runs[name]["tags"] == ["A_baseline", "embedded:tiny", "agent_sft:train"]
             assert server.runs[name]["exit_code"] == 0
             config = json.loads(server.runs[name]["config"])
             assert config["sft"]["value"]["learning_rate"] == 2e-5
