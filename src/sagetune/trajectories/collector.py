@@ -24,7 +24,7 @@ from sagetune.progress import progress_stage
 from sagetune.sample import Message
 from sagetune.trajectories.agents import Agent, Runner, Said, TaskAgent, as_agent
 from sagetune.trajectories.environment import AgentTask, TaskError
-from sagetune.trajectories.episode import BadReply, Episode, OutOfSteps, described
+from sagetune.trajectories.episode import BadReply, CutOff, Episode, OutOfSteps, described
 from sagetune.trajectories.prompting import view
 from sagetune.trajectories.record import AgentTrajectory
 from sagetune.trajectories.runs import Key, RunFile
@@ -244,6 +244,7 @@ class TrajectoryCollector:
                 if not episode.take(await self._reply(agent, episode)):
                     return "finished", ""
         except BadReply as bad:
+            episode.cut_off = bad.text if isinstance(bad, CutOff) else ""
             return "bad_reply", f"{bad}: {bad.text!r:.200}" if bad.text else str(bad)
         except OutOfSteps as stop:
             return "max_steps", str(stop)

@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 from sagetune.evaluation.calls import function_call
 from sagetune.sample import Message, ToolCall
 from sagetune.trajectories.agents import Said
-from sagetune.trajectories.episode import BadReply
+from sagetune.trajectories.episode import BadReply, CutOff
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -208,7 +208,7 @@ def _said(body: dict[str, Any]) -> Said:
     written = choice["message"]
     text = json.dumps(written, ensure_ascii=False)
     if choice.get("finish_reason") == "length":
-        raise BadReply(f"the reply was cut off after {tokens['completion_tokens']} tokens", text, **tokens)
+        raise CutOff(f"the reply was cut off after {tokens['completion_tokens']} tokens", text, **tokens)
     message: Message = {"role": "assistant", "content": written.get("content") or ""}
     try:
         calls = [_tool_call(call, number) for number, call in enumerate(written.get("tool_calls") or [], start=1)]

@@ -30,6 +30,10 @@ class BadReply(ValueError):
         self.completion_tokens = completion_tokens
 
 
+class CutOff(BadReply):
+    """The reply was longer than one may be; text: as far as it went."""
+
+
 class Episode:
     """An attempt. `messages` is its conversation so far; the agent sees it behind the attempts that failed before.
 
@@ -60,6 +64,8 @@ class Episode:
         self.previous = previous
         self.system_prompt = system_prompt
         self.figures: dict[str, float] = {"seconds": 0.0, "retries": 0, "refused_calls": 0}
+        self.cut_off = ""
+        """The reply that ended the attempt because it was too long."""
         self.num_turns = 0
         """Messages of the agent so far."""
         self._limit = limit
@@ -135,6 +141,7 @@ class Episode:
             attempt=self.attempt,
             status=status,
             error=error,
+            cut_off=self.cut_off,
             messages=self.conversation,
             own_from=self.own_from,
             tools=self.tools,

@@ -26,7 +26,7 @@ from sagetune.likelihood import ChoiceScore, score_choices
 from sagetune.models import load_model, load_tokenizer
 from sagetune.sample import Message, ToolCall
 from sagetune.trajectories.agents import Agent, Said
-from sagetune.trajectories.episode import BadReply, Episode
+from sagetune.trajectories.episode import BadReply, CutOff, Episode
 
 MAX_NEW_TOKENS = 256
 QUIET_PASSES = 20
@@ -85,7 +85,7 @@ class LocalAgent:
         text = self._tokenizer.decode(tokens)
         costs = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens)}
         if len(tokens) == self._max_new_tokens:
-            raise BadReply(f"the reply was cut off after {len(tokens)} tokens", text, **costs)
+            raise CutOff(f"the reply was cut off after {len(tokens)} tokens", text, **costs)
         parsed = parse_reply(text) if tools else Reply(text.strip(), [], None if text.strip() else "the reply is empty")
         if parsed.error is not None:
             raise BadReply(parsed.error, text, **costs)
