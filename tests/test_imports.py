@@ -51,6 +51,7 @@ ORDER = [
         "capability",
         "runfolder",
         "report",
+        "comparison",
         "tracking",
         "training_set",
         "run_data",
