@@ -27,9 +27,11 @@ def draw_differences(verdicts: Sequence[Verdict]) -> str:
     if not compared:
         return ""
     first = compared[0]
-    unit = "points" if first.figure.form == "share" else "nats"
-    title = f"{first.figure.label}: difference to {first.evidence.baseline} ({unit}, {first.figure.better} is better)"
-    return svg(title, partial(_draw_differences, verdicts=compared), height=HEIGHT + ROW * max(0, len(compared) - 5))
+    return svg(
+        first.figure.label,
+        partial(_draw_differences, verdicts=compared),
+        height=HEIGHT + ROW * max(0, len(compared) - 5),
+    )
 
 
 def draw_costs(verdicts: Sequence[Verdict], costs: Mapping[str, Cost]) -> str:
@@ -70,6 +72,8 @@ def _draw_differences(axes: Axes, verdicts: Sequence[Verdict]) -> None:
     for color, name in zip(SERIES_COLORS, ("over seeds", "over test items"), strict=True):
         axes.plot([], [], "o-", color=color, markersize=4, label=name)
     axes.set_yticks(range(len(verdicts)), [verdict.evidence.variant for verdict in verdicts])
+    unit = "points" if scale == 100 else "nats"
+    axes.set_xlabel(f"{unit} over {verdicts[0].evidence.baseline}; {verdicts[0].figure.better} is better", color=INK)
     axes.set_ylim(len(verdicts) - 0.4, -1.1)  # the first on top, under the legend
     axes.legend(frameon=False, labelcolor=INK, fontsize=7, ncols=2, loc="upper right")
 
@@ -90,7 +94,7 @@ def _draw_costs(axes: Axes, verdicts: Sequence[Verdict], costs: Mapping[str, Cos
         axes.plot([seconds], [scale * evidence.mean], "o", color=color, markersize=5)
         at, shift = (seconds, scale * evidence.mean), (5, 4)
         axes.annotate(evidence.variant, at, shift, textcoords="offset points", fontsize=7, color=INK)
-    axes.margins(x=0.25, y=0.15)
+    axes.margins(x=0.3, y=0.15)
     axes.set_xlabel("seconds a run: training, selection, collection, mixing", color=INK)
     axes.set_ylabel("%" if scale == 100 else verdicts[0].figure.label, color=INK)
 

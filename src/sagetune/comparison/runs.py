@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from sagetune.runfolder import RunFolder
 
 Tree = dict[str, Any]
 UNFINISHED = "unfinished"
+METHOD_FIELDS = [field.name for field in dataclasses.fields(MethodInfo)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def read_runs(folder: Path) -> list[Run]:
 
 def read_run(folder: RunFolder) -> Run:
     """One run. Raises ValueError if its config.yaml is not a run's."""
-    config = OmegaConf.to_container(OmegaConf.load(folder.config))
+    config: Any = OmegaConf.to_container(OmegaConf.load(folder.config))
     if not isinstance(config, dict) or not {"method", "seed", "sft"} <= set(config):
         raise ValueError(f"{folder.config}: is not the configuration of a run (no method, seed and sft)")
     told = _told(folder)
@@ -69,7 +71,7 @@ def read_run(folder: RunFolder) -> Run:
     environment = _read(folder.environment)
     return Run(
         name=folder.path.name,
-        method=MethodInfo(**config["method"]),
+        method=MethodInfo(**{name: config["method"][name] for name in METHOD_FIELDS if name in config["method"]}),
         seed=config["seed"],
         config=flat(config),
         **told,
@@ -91,9 +93,9 @@ def flat(tree: Tree, prefix: str = "") -> Tree:
 
 
 def _told(folder: RunFolder) -> dict[str, str]:
-    """How the run stands: by result.json if it is done, else by status.json, else by what result.json tells."""
+    """How the run stands: done if it has a result, else what status.json or a result.json without figures tells."""
     result, status = _read(folder.result), _read(folder.status)
-    if result.get("status") == "done":
+    if result and result.get("status", "done") == "done":
         return {"status": "done"}
     record = status or result
     if record.get("status") in (None, "done"):

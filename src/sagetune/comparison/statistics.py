@@ -52,9 +52,9 @@ def all_alike(values: Sequence[float]) -> bool:
 def sign_flip_p(differences: Sequence[float]) -> float:
     """Two-sided p-value of "each difference could as well have the other sign" (Fisher 1935), of the mean.
 
-    Exact for up to EXACT_SIZE differences other than 0; beyond, of NUM_DRAWS seeded draws, with the observed one counted
-    in (Phipson and Smyth 2010), so it is never 0. Of differences 1 and -1 it is McNemar's exact test. Raises ValueError
-    if there are none.
+    Exact for up to EXACT_SIZE differences other than 0; beyond, of NUM_DRAWS seeded draws, with the observed one
+    counted in (Phipson and Smyth 2010), so it is never 0. Of differences 1 and -1 it is McNemar's exact test. Raises
+    ValueError if there are none.
     """
     if not differences:
         raise ValueError("differences: there are none")
@@ -118,4 +118,4 @@ def ranks(scores: Mapping[str, Mapping[int, float]], better: str) -> dict[str, R
 def _signs(num: int) -> Array:
     """Every pattern of `num` signs, float64 (2^num, num)."""
     patterns = np.arange(2**num)[:, None] >> np.arange(num) & 1
-    return patterns * 2.0 - 1.0
+    return np.asarray(patterns * 2.0 - 1.0, dtype=np.float64)

@@ -11,7 +11,7 @@ from sagetune.comparison.runs import Run
 
 BASELINE = "A_baseline"
 BOOKKEEPING = (
-    *("seed", "trajectories.collector.seed", "run_name", "resume"),
+    *("seed", "trajectories.collector.seed", "run_name", "sweep", "resume", "objective"),
     *("sft.output_dir", "trainer.checkpoint_every_n_steps"),
 )
 RECORDS = ("method.", "wandb.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sagetune.comparison.figures import Figure, Items, Level, items_of, level_of, value_of
+from sagetune.comparison.figures import Figure, ItemKey, Items, Level, items_of, level_of, value_of
 from sagetune.comparison.statistics import Rank, holm, least_p, mcnemar_p, ranks, sign_flip_p, t_interval
 from sagetune.comparison.variants import Variant
 from sagetune.comparison.wording import Difference, Evidence, OnItems
@@ -124,7 +124,7 @@ def _evidence(
 
 
 def difference_of(values: Values, baseline: Values) -> Difference | None:
-    """`values` minus `baseline` over the seeds that both have; p_holm is not corrected yet. None without such a seed."""
+    """`values` minus `baseline` over the seeds that both have, p_holm not corrected yet; None without such a seed."""
     seeds = sorted(set(values) & set(baseline))
     if not seeds:
         return None
@@ -134,11 +134,13 @@ def difference_of(values: Values, baseline: Values) -> Difference | None:
 
 
 def compare_items(items: Mapping[int, Items], baseline: Mapping[int, Items]) -> OnItems | None:
-    """Both variants on the items that all their runs have; an item counts once, with its mean over the seeds.
+    """Both variants on the items that all their runs have; an item counts once, with its mean over the shared seeds.
 
-    items, baseline: seed -> group -> item -> score. Groups have equal weight. None if they share no item.
+    items, baseline: seed -> group -> item -> score. Groups have equal weight. Without a shared seed all seeds count.
+    None if they share no item.
     """
-    ours, theirs = over_seeds(items), over_seeds(baseline)
+    seeds = sorted(set(items) & set(baseline))
+    ours, theirs = (over_seeds({seed: own[seed] for seed in seeds or own}) for own in (items, baseline))
     shared = {group: sorted(set(ours[group]) & set(theirs[group])) for group in ours if group in theirs}
     shared = {group: keys for group, keys in shared.items() if keys}
     if not shared or set(shared) != set(ours) | set(theirs):
@@ -150,7 +152,7 @@ def compare_items(items: Mapping[int, Items], baseline: Mapping[int, Items]) -> 
     assert rate.high is not None
     weighted = [d * rate.n / len(found) / len(differences) for found in differences.values() for d in found]
     p = sign_flip_p(weighted)
-    by_seed = [_of_seed(seed, items[seed], baseline[seed], shared) for seed in sorted(set(items) & set(baseline))]
+    by_seed = [_of_seed(seed, items[seed], baseline[seed], shared) for seed in seeds]
     return OnItems(rate.n, rate.value, (rate.low, rate.high), p, p, by_seed)
 
 
@@ -165,9 +167,7 @@ def over_seeds(items: Mapping[int, Items]) -> Items:
     return means
 
 
-def _of_seed(
-    seed: int, items: Items, baseline: Items, shared: Mapping[str, Sequence[tuple[str, str, str]]]
-) -> dict[str, float]:
+def _of_seed(seed: int, items: Items, baseline: Items, shared: Mapping[str, Sequence[ItemKey]]) -> dict[str, float]:
     """How often one of the two runs of a seed does better on an item, and McNemar's test of it."""
     pairs = [(items[group][key], baseline[group][key]) for group, keys in shared.items() for key in keys]
     won, lost = sum(ours > theirs for ours, theirs in pairs), sum(ours < theirs for ours, theirs in pairs)

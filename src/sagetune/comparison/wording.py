@@ -35,7 +35,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class OnItems:
-    """A variant minus the baseline on the same test items, each item's mean over the seeds of both."""
+    """A variant minus the baseline on the same test items, each item's mean over the seeds that both have."""
 
     num_items: int
     mean: float
@@ -137,13 +137,19 @@ def _claim(found: str, difference: Difference) -> str:
         return ": the same in each"
     if found == "constant":
         return ": the same change in each, so the spread over seeds is unknown and nothing is told of another"
-    tested = f"exact {format_p(difference.p)}, {difference.p_holm:.2g} after Holm's correction"
+    tested = f"exact {_tested(difference.p, difference.p_holm)}"
     if found in ("better", "worse"):
         return f": {found} ({tested})"
     if found == "undecided":
         return ": not told apart from no change" + (f"; {_floor(num)}" if difference.least_p >= ALPHA else "")
     limit = f", and {_floor(num)}" if difference.least_p >= ALPHA else ""
     return f": {found}, not established: the interval supposes normal differences ({tested}{limit})"
+
+
+def _tested(p: float, p_holm: float) -> str:
+    """Both p-values, or one where the correction changes nothing that is shown."""
+    plain, corrected = format_p(p), format_p(p_holm)
+    return plain if plain == corrected else f"{plain}, {corrected.removeprefix('p = ')} after Holm's correction"
 
 
 def _floor(num_seeds: int) -> str:
@@ -167,9 +173,8 @@ def _on_items(evidence: Evidence) -> str:
     low, high = items.interval
     told = (low > 0 or high < 0) and items.p_holm < ALPHA
     change = f"{format_delta(items.mean, evidence.form)}, {_interval(items.interval, evidence.form)}"
-    tested = f"{format_p(items.p)}, {items.p_holm:.2g} after Holm's correction"
     claim = "these trained models differ beyond the draw of items" if told else "not told apart from no change"
-    return f" On the same {items.num_items:,} test items: {claim} ({change}; {tested})."
+    return f" On the same {items.num_items:,} test items: {claim} ({change}; {_tested(items.p, items.p_holm)})."
 
 
 def _interval(ends: Sequence[float], form: str) -> str:
