@@ -15,6 +15,7 @@ import pytest
 
 from comparison_runs import BASELINE, DORA, start_run, write_run
 from sagetune.comparison import write_comparison
+from sagetune.comparison.choosing import unequal_search
 from sagetune.comparison.comparison import Comparison, compare
 from sagetune.comparison.verdicts import compare_items
 from sagetune.comparison.wording import Evidence, verdict
@@ -139,6 +140,27 @@ def test_runs_of_one_method_and_seed_are_told_apart_by_what_differs(tmp_path: Pa
     assert found.baseline == "A_baseline"
     assert compare(tmp_path, names[1]).baseline == names[1]
     assert [cell["variant"] for cell in found.missing] == ["A_baseline"]  # seed 1
+
+
+def test_one_learning_rate_a_method_is_chosen_on_the_development_data(tmp_path: Path) -> None:
+    for method, losses in ((BASELINE, {1e-3: 0.9, 1e-2: 0.5}), (DORA, {1e-3: 0.4, 1e-2: 0.8, 1e-1: 0.6})):
+        for rate, loss in losses.items():
+            write_run(tmp_path, method, 0, name=f"{method.id}{rate}", learning_rate=rate, loss=loss, right=[1, 0])
+    found = compare(tmp_path, select="tokens.loss")
+    names = ["A_baseline sft.learning_rate=0.01", "G_dora sft.learning_rate=0.001"]
+    assert [variant.name for variant in found.compared] == names
+    assert found.baseline == names[0]
+    assert [candidate.chosen for candidate in found.candidates] == [False, True, True, False, False]
+    assert unequal_search(found.candidates) == {"A_baseline": [1e-3, 1e-2], "G_dora": [1e-3, 1e-2, 1e-1]}
+    page = write_comparison(tmp_path, select="tokens.loss").read_text()
+    assert "The search was not equal" in page
+    assert "left out" in page
+
+
+def test_what_is_reported_is_not_chosen_by(tmp_path: Path) -> None:
+    write_run(tmp_path, BASELINE, 0, right=[1, 0])
+    with pytest.raises(ValueError, match=r"select must be a figure of the development data \(tokens.loss, .*got 'act"):
+        compare(tmp_path, select="actions.exact_match")
 
 
 def test_without_one_plain_baseline_nothing_is_compared_unless_it_is_named(tmp_path: Path) -> None:

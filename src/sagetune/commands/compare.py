@@ -17,6 +17,8 @@ class CompareConfig:
     """Holds the run folders of a sweep, and receives report.html, results.csv and results.json."""
     baseline: str | None = None
     """The variant that the others are compared with; None = the plain A_baseline, where there is exactly one."""
+    select: str | None = None
+    """A figure of the development data, such as tokens.loss, by which one learning rate a method is chosen first."""
 
 
 def main() -> None:
@@ -46,7 +48,7 @@ def compare(config: CompareConfig) -> int:
 
     folder = Path(config.folder)
     try:
-        found = compare_runs(folder, config.baseline)
+        found = compare_runs(folder, config.baseline, config.select)
     except ValueError as error:
         print(f"sagetune compare: {error}", file=sys.stderr)
         return USAGE_ERROR

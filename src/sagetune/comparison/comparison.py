@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sagetune.comparison.choosing import Candidate, choose
 from sagetune.comparison.costs import Cost, cost_of, equal_budget, mean_cost
 from sagetune.comparison.figures import Figure, figures_of, primary_of, value_of
 from sagetune.comparison.runs import Run, read_runs
@@ -24,6 +25,10 @@ class Comparison:
     """Of the folder."""
     runs: list[Run]
     variants: list[Variant]
+    compared: list[Variant]
+    """Those with a result, and where learning rates were chosen, only with the chosen one."""
+    candidates: list[Candidate]
+    """What learning rates were chosen from."""
     figures: list[Figure]
     primary: Figure | None
     """What the sentences are about first; None if no run has finished."""
@@ -41,21 +46,28 @@ class Comparison:
         return {found.evidence.variant: found for found in self.verdicts if found.figure == figure}
 
 
-def compare(folder: Path, baseline: str | None = None) -> Comparison:
-    """Compare the runs whose folders lie in `folder`. baseline: a variant's name; None = the only plain baseline.
+def compare(folder: Path, baseline: str | None = None, select: str | None = None) -> Comparison:
+    """Compare the runs whose folders lie in `folder`.
 
-    Raises ValueError if there is no run, or no such variant.
+    baseline: a variant's name; None = the only plain baseline. select: a figure of the development data, such as
+    tokens.loss, by which one learning rate a method is chosen first; None = all variants are compared. Raises
+    ValueError if there is no run, no such variant or no such figure.
     """
     runs = read_runs(folder)
     variants = group(runs)
     done = [variant for variant in variants if variant.runs]
+    candidates: list[Candidate] = []
+    if select is not None:
+        done, candidates = choose(done, select)
     figures = figures_of(run for variant in done for run in variant.runs.values())
-    reference = choose_baseline(variants, baseline)
+    reference = choose_baseline(done, baseline)
     costs = {variant.name: mean_cost(list(variant.runs.values())) for variant in done}
     return Comparison(
         name=folder.absolute().name,
         runs=runs,
         variants=variants,
+        compared=done,
+        candidates=candidates,
         figures=figures,
         primary=primary_of(figures) if figures else None,
         baseline=reference,
@@ -72,6 +84,7 @@ def to_dict(found: Comparison) -> dict[str, Any]:
     by_name = {variant.name: variant for variant in found.variants}
     return {
         "folder": found.name,
+        "chosen_from": [dataclasses.asdict(candidate) for candidate in found.candidates],
         "baseline": found.baseline,
         "primary": found.primary.key if found.primary else None,
         "variants": [

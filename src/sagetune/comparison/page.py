@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from sagetune.comparison.choosing import unequal_search
 from sagetune.comparison.comparison import Comparison, compare, rows_of, tests, to_dict
 from sagetune.comparison.drawings import draw_costs, draw_differences, draw_losses
 from sagetune.comparison.figures import HEADLINES, Figure
@@ -19,13 +20,13 @@ from sagetune.report import render_page
 GOOD, BAD = ("better",), ("worse",)
 
 
-def write_comparison(folder: Path, baseline: str | None = None) -> Path:
+def write_comparison(folder: Path, baseline: str | None = None, select: str | None = None) -> Path:
     """Compare the runs whose folders lie in `folder`, and return the path of the report.
 
-    Works on what is there: failed, unfinished and absent runs are listed. baseline: the name of a variant; None = the
-    only plain baseline. Raises ValueError if there is no run, or no such variant. The same runs give the same bytes.
+    Works on what is there: failed, unfinished and absent runs are listed. The same runs give the same bytes. Other
+    arguments and errors as in `compare`.
     """
-    return write(folder, compare(folder, baseline))
+    return write(folder, compare(folder, baseline, select))
 
 
 def write(folder: Path, found: Comparison) -> Path:
@@ -47,7 +48,6 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
 
 def to_html(found: Comparison) -> str:
     """One self-contained page."""
-    done = [variant for variant in found.variants if variant.runs]
     primary = list(found.of(found.primary).values()) if found.primary else []
     headlines = headlines_of(found)
     return render_page(
@@ -56,15 +56,17 @@ def to_html(found: Comparison) -> str:
         sentences=[(verdict(v.evidence), sentence(v.evidence)) for v in primary],
         headlines=headlines,
         overview=[
-            {"variant": variant, "cells": [found.of(f).get(variant.name) for f in headlines]} for variant in done
+            {"variant": variant, "cells": [found.of(f).get(variant.name) for f in headlines]}
+            for variant in found.compared
         ],
         figures=[figure_view(found, figure) for figure in found.figures],
         heat=heat_of(found),
         forest=[plot for f in found.figures if (plot := draw_differences(list(found.of(f).values())))],
         cost_plots=[draw_costs(list(found.of(figure).values()), found.costs) for figure in headlines],
         cost_names=list(dict.fromkeys(name for cost in found.costs.values() for name in cost)),
-        losses=draw_losses(done, found.baseline),
+        losses=draw_losses(found.compared, found.baseline),
         differences=changes_of(found),
+        unequal_search=unequal_search(found.candidates),
         verdict_of=lambda judged: verdict(judged.evidence),
         color_of=color_of,
         p=format_p,

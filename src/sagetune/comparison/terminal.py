@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sagetune.comparison.choosing import unequal_search
 from sagetune.comparison.comparison import Comparison
 from sagetune.comparison.page import headlines_of
 from sagetune.comparison.verdicts import Verdict
@@ -23,6 +24,8 @@ def print_comparison(console: Console, found: Comparison) -> None:
     for row in found.disagreements:
         names = "; ".join(f"{value}: {', '.join(holders)}" for value, holders in row["values"])
         _warn(console, f"{row['field']} differs between runs ({row['what']}): {names}")
+    for method, rates in unequal_search(found.candidates).items():
+        _warn(console, f"{method} was tried with other learning rates than the rest: {format_field(rates)}")
     for row in found.unequal:
         spent = ", ".join(f"{name} {format_field(value)}" for name, value in row["values"].items())
         _warn(console, f"{row['budget']} are not equal: {spent}")
@@ -37,11 +40,10 @@ def _table(found: Comparison) -> Table:
     table.add_column("variant")
     for name in ("seeds", *(figure.label for figure in headlines_of(found)), "seconds"):
         table.add_column(name, justify="right")
-    for variant in found.variants:
-        if variant.runs:
-            cells = [_cell(found.of(figure).get(variant.name)) for figure in headlines_of(found)]
-            seconds = format_field(round(found.costs[variant.name]["seconds"], 1))
-            table.add_row(escape(variant.name), str(len(variant.runs)), *map(escape, cells), seconds)
+    for variant in found.compared:
+        cells = [_cell(found.of(figure).get(variant.name)) for figure in headlines_of(found)]
+        seconds = format_field(round(found.costs[variant.name]["seconds"], 1))
+        table.add_row(escape(variant.name), str(len(variant.runs)), *map(escape, cells), seconds)
     return table
 
 

@@ -24,14 +24,24 @@ ABSENT = ("absent", "there is no run folder", "", "the sweep's command again", "
 class Variant:
     """Runs that differ in their seed alone."""
 
-    name: str
-    """The method's label, with the fields in which runs of the same method and seed differ."""
+    label: str
+    """The method's."""
+    fields: dict[str, Any]
+    """Those in which runs of the same method and seed differ, with this variant's values."""
     runs: dict[int, Run]
     """Seed -> the finished run."""
     unfinished: dict[int, Run]
     """Seed -> a run that has no result, where no other run of that seed has one."""
     repeats: list[str]
     """Names of runs that are left out because a newer one is the same."""
+
+    @property
+    def name(self) -> str:
+        return self.name_without(None)
+
+    def name_without(self, field: str | None) -> str:
+        """The label and the fields, but for one."""
+        return " ".join([self.label, *(f"{name}={value}" for name, value in self.fields.items() if name != field)])
 
     @property
     def example(self) -> Run:
@@ -44,13 +54,8 @@ def group(runs: Sequence[Run]) -> list[Variant]:
     methods: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         methods[run.method.label].append(run)
-    named: dict[str, list[Run]] = defaultdict(list)
-    for label, members in methods.items():
-        fields = splitting_fields(members)
-        for run in members:
-            named[" ".join([label, *(f"{field}={run.config.get(field)}" for field in fields)])].append(run)
-    variants = [_variant(name, members) for name, members in named.items()]
-    return sorted(variants, key=lambda variant: (variant.example.method.label != BASELINE, variant.name))
+    variants = [variant for label, members in methods.items() for variant in _variants(label, members)]
+    return sorted(variants, key=lambda variant: (variant.label != BASELINE, variant.name))
 
 
 def splitting_fields(runs: Iterable[Run]) -> list[str]:
@@ -69,16 +74,17 @@ def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def choose_baseline(variants: Sequence[Variant], asked: str | None) -> str | None:
-    """The name of the variant `asked` for, or of the only plain baseline with a result; None if there are none or more.
+    """The name of the variant `asked` for, or of the only plain baseline; None if there are none or more.
 
+    variants: those with a result.
     Raises ValueError for a name that is not there.
     """
-    names = [variant.name for variant in variants if variant.runs]
+    names = [variant.name for variant in variants]
     if asked is not None:
         if asked not in names:
             raise ValueError(f"baseline must be a variant with a finished run ({', '.join(names)}), got {asked!r}")
         return asked
-    plain = [variant.name for variant in variants if variant.runs and variant.example.method.label == BASELINE]
+    plain = [variant.name for variant in variants if variant.label == BASELINE]
     return plain[0] if len(plain) == 1 else None
 
 
@@ -123,13 +129,22 @@ def changes(variant: Variant, baseline: Variant) -> dict[str, list[Any]]:
     return differing([baseline.example, variant.example])
 
 
-def _variant(name: str, members: Sequence[Run]) -> Variant:
+def _variants(label: str, runs: Sequence[Run]) -> list[Variant]:
+    """The variants of one method."""
+    names = splitting_fields(runs)
+    members: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        members[str([run.config.get(name) for name in names])].append(run)
+    return [_variant(label, {name: found[0].config.get(name) for name in names}, found) for found in members.values()]
+
+
+def _variant(label: str, fields: dict[str, Any], members: Sequence[Run]) -> Variant:
     """Of runs with the same seed the newest finished one counts."""
     ordered = sorted(members, key=lambda run: (run.environment.get("time", ""), run.name))
     runs = {run.seed: run for run in ordered if run.done}
     unfinished = {run.seed: run for run in ordered if not run.done and run.seed not in runs}
     repeats = [run.name for run in ordered if run.done and runs[run.seed] is not run]
-    return Variant(name, dict(sorted(runs.items())), dict(sorted(unfinished.items())), repeats)
+    return Variant(label, fields, dict(sorted(runs.items())), dict(sorted(unfinished.items())), repeats)
 
 
 def _other_items(runs: Sequence[tuple[str, Run]]) -> list[dict[str, Any]]:
