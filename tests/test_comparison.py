@@ -231,6 +231,7 @@ def test_runs_that_were_measured_or_made_otherwise_are_warned_of(tmp_path: Path)
 
 
 def test_what_defines_a_method_is_no_disagreement(tmp_path: Path) -> None:
+    write_run(tmp_path, LORA_PLUS, 0, use_lora_plus=True, learning_rate=1e-2)
     found = compare(sweep(tmp_path))
     assert found.disagreements == []
     assert found.unequal == []

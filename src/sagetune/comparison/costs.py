@@ -52,4 +52,5 @@ def equal_budget(costs: dict[str, Cost], tolerance: float = 0.02) -> list[dict[s
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    mean = sum(values) / len(values)
+    return int(mean) if mean == int(mean) else mean  # a count stays one

@@ -16,7 +16,8 @@ BOOKKEEPING = (
 )
 RECORDS = ("method.", "wandb.")
 MEASURING = ("evaluation.", "sft.eval_data", "budget.eval_samples", "budget.benchmark_samples", "data.seed")
-TRAINING = ("sft.base_model", "model.", "sft.train_data", "data.", "budget.")
+TRAINING = ("sft.base_model", "model.", "sft.train_data", "budget.")
+"""data.stream is not among them: one task after the other is what a continual method is."""
 ABSENT = ("absent", "there is no run folder", "", "the sweep's command again", "")
 
 
