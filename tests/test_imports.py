@@ -51,6 +51,7 @@ ORDER = [
         "capability",
         "runfolder",
         "report",
+        "comparison",
         "rate_search",
         "tracking",
         "training_set",

@@ -17,6 +17,7 @@ THEMED = {INK: "currentColor", SERIES_COLORS[0]: "var(--series-1)", SERIES_COLOR
 """Colours that only mark a place in the SVG: the page puts its own there, light or dark."""
 LINES = ("-", "--", ":", "-.")
 MARKED_POINTS = 30
+HEIGHT = 2.6
 CURVES = (
     # title, metrics
     ("loss (nats a supervised token)", ("train/loss", "eval/loss")),
@@ -44,7 +45,7 @@ def draw_curve(metrics: list[dict[str, Any]], title: str, names: tuple[str, ...]
         if len(names) > 1:
             axes.legend(frameon=False, labelcolor=INK)
 
-    return _svg(title, draw)
+    return svg(title, draw)
 
 
 def draw_stream(stream: dict[str, Any]) -> list[str]:
@@ -53,29 +54,29 @@ def draw_stream(stream: dict[str, Any]) -> list[str]:
     for name, matrix in stream["matrices"].items():
         if len(matrix) > 2:
             title = f"{name.replace('_', ' ')} of each task"
-            plots.append(_svg(title, partial(_draw_tasks_learnt, tasks=stream["tasks"], matrix=matrix)))
+            plots.append(svg(title, partial(_draw_tasks_learnt, tasks=stream["tasks"], matrix=matrix)))
     return plots
 
 
 def draw_selection(entry: dict[str, Any]) -> list[str]:
     """What an entry of selection.json chose, against the pool: map, lengths, losses, tasks; one SVG each."""
-    plots = [_svg("samples on the pool's two main axes (TF-IDF)", lambda axes: _draw_map(axes, entry["map"]))]
+    plots = [svg("samples on the pool's two main axes (TF-IDF)", lambda axes: _draw_map(axes, entry["map"]))]
     for name, unit in (("length", "supervised tokens"), ("loss", "nats a supervised token")):
         if entry[name] and entry[name]["edges"]:
-            plots.append(_svg(f"{name} ({unit})", partial(_draw_histogram, histogram=entry[name])))
+            plots.append(svg(f"{name} ({unit})", partial(_draw_histogram, histogram=entry[name])))
     if len(entry["tasks"]) > 1:
-        plots.append(_svg("share of tasks", lambda axes: _draw_tasks(axes, entry["tasks"])))
+        plots.append(svg("share of tasks", lambda axes: _draw_tasks(axes, entry["tasks"])))
     return plots
 
 
 def draw_radar(names: list[str], series: dict[str, list[float]]) -> str:
     """Scores (0 to 1) of each series on axes that start in the middle; an SVG."""
-    return _svg("capabilities", partial(_draw_radar, names=names, series=series), square=True)
+    return svg("capabilities", partial(_draw_radar, names=names, series=series), height=3.4)
 
 
 def draw_bars(title: str, names: list[str], series: dict[str, list[tuple[float, float, float]]]) -> str:
     """(score, low, high) of each name and series, 0 to 1, as bars with intervals; an SVG."""
-    return _svg(title, partial(_draw_bars, names=names, series=series))
+    return svg(title, partial(_draw_bars, names=names, series=series))
 
 
 def _draw_radar(axes: Axes, names: list[str], series: dict[str, list[float]]) -> None:
@@ -117,12 +118,12 @@ def _draw_bars(axes: Axes, names: list[str], series: dict[str, list[tuple[float,
 
 def draw_attempts(rows: list[dict[str, Any]]) -> str:
     """Of each row's attempts the solved ones and the kept ones, as shares; an SVG."""
-    return _svg("share of attempts", partial(_draw_attempts, rows=rows))
+    return svg("share of attempts", partial(_draw_attempts, rows=rows))
 
 
 def draw_mixture(rows: list[dict[str, Any]]) -> str:
     """The share of the mixture that each task should have and the one it has; an SVG."""
-    return _svg("share of the mixture", partial(_draw_mixture, rows=rows))
+    return svg("share of the mixture", partial(_draw_mixture, rows=rows))
 
 
 def _draw_mixture(axes: Axes, rows: list[dict[str, Any]]) -> None:
@@ -184,14 +185,15 @@ def _draw_tasks(axes: Axes, tasks: dict[str, dict[str, int]]) -> None:
     axes.legend(frameon=False, labelcolor=INK)
 
 
-def _svg(title: str, draw: Callable[[Axes], None], *, square: bool = False) -> str:
+def svg(title: str, draw: Callable[[Axes], None], *, height: float = HEIGHT) -> str:
+    """What `draw` puts on the axes, as an SVG in the page's colours; height in inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     # svg.hashsalt makes the ids, and Date None the header, a function of the data alone.
     style = {"svg.hashsalt": "sagetune", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}
     with rc_context(style):
-        figure = Figure(figsize=(4.6, 3.4 if square else 2.6), layout="constrained")
+        figure = Figure(figsize=(4.6, height), layout="constrained")
         axes = figure.subplots()
         draw(axes)
         axes.set_title(title, loc="left", fontsize=10, color=INK)
@@ -205,7 +207,7 @@ def _svg(title: str, draw: Callable[[Axes], None], *, square: bool = False) -> s
     return _themed(drawn.getvalue())
 
 
-def _themed(svg: str) -> str:
+def _themed(drawn: str) -> str:
     for color, variable in THEMED.items():
-        svg = svg.replace(color, variable)
-    return svg[svg.index("<svg") :]
+        drawn = drawn.replace(color, variable)
+    return drawn[drawn.index("<svg") :]

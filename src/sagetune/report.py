@@ -78,7 +78,7 @@ def before_after_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     """
     rows = []
     for section, field, label, better, form in FIGURES:
-        old, new = (_measured(result.get(when), section, field) for when in ("before", "after"))
+        old, new = (figure_of(result.get(when), section, field) for when in ("before", "after"))
         if old["value"] is None or new["value"] is None:
             continue
         rows.append(
@@ -174,17 +174,13 @@ def write_html(run_dir: Path) -> Path:
     One self-contained file: the same files give the same bytes. Raises FileNotFoundError naming result.json if the run
     has not ended.
     """
-    import jinja2
-
     folder = RunFolder(run_dir)
     result = json.loads(folder.result.read_text(encoding="utf-8"))
     metrics, samples = _read_rows(folder.metrics), _read_rows(folder.samples)
     selections = json.loads(folder.selection.read_text())["selections"] if folder.selection.is_file() else []
     rows = before_after_rows(result)
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    page.filters |= {"figure": format_figure, "delta": format_delta, "field": format_field}
-    template = files("sagetune").joinpath("templates/report.html.jinja").read_text(encoding="utf-8")
-    text = page.from_string(template).render(
+    text = render_page(
+        "report",
         name=run_dir.absolute().name,
         result=result,
         config=OmegaConf.load(folder.config),
@@ -207,6 +203,18 @@ def write_html(run_dir: Path) -> Path:
     )
     write_text(folder.report, text)
     return folder.report
+
+
+def render_page(template: str, **content: Any) -> str:
+    """The self-contained page of templates/<template>.html.jinja, in the look that the pages of runs share."""
+    import jinja2
+
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    page.filters |= {"figure": format_figure, "delta": format_delta, "field": format_field}
+    folder = files("sagetune").joinpath("templates")
+    style = folder.joinpath("page.css").read_text(encoding="utf-8")
+    text = folder.joinpath(f"{template}.html.jinja").read_text(encoding="utf-8")
+    return page.from_string(text).render(style=style, **content)
 
 
 def _capabilities(folder: RunFolder) -> str:
@@ -259,6 +267,17 @@ def trajectories_view(gathering: dict[str, Any]) -> dict[str, Any]:
     return {**gathering, "rows": rows, "plot": draw_attempts(rows)}
 
 
+def figure_of(measured: dict[str, Any] | None, section: str, field: str) -> dict[str, Any]:
+    """A figure of FIGURES as value, n and interval (95 %, or None); all None if it was not measured."""
+    figures = (measured or {}).get(section)
+    if figures is None:
+        return {"value": None, "n": None, "interval": None}
+    figure = figures[field]
+    if isinstance(figure, dict):  # a rate with its interval
+        return {"value": figure["value"], "n": figure["n"], "interval": [figure["low"], figure["high"]]}
+    return {"value": figure, "n": figures["num_turns" if field == "exact_match" else "num_tokens"], "interval": None}
+
+
 def pick_samples(samples: list[dict[str, Any]], num: int) -> list[dict[str, Any]]:
     """At most `num` rows of samples.jsonl that show each kind of change: learnt, lost, still wrong, right all along.
 
@@ -299,16 +318,6 @@ def format_field(value: Any) -> str:
 def baselines_line(baselines: dict[str, Any]) -> str:
     """ "chance 12.5 %, ..." of exact match, which a score has to beat."""
     return ", ".join(f"{name.replace('_', ' ')} {format_figure(value, 'share')}" for name, value in baselines.items())
-
-
-def _measured(measured: dict[str, Any] | None, section: str, field: str) -> dict[str, Any]:
-    figures = (measured or {}).get(section)
-    if figures is None:
-        return {"value": None, "n": None, "interval": None}
-    figure = figures[field]
-    if isinstance(figure, dict):  # a rate with its interval
-        return {"value": figure["value"], "n": figure["n"], "interval": [figure["low"], figure["high"]]}
-    return {"value": figure, "n": figures["num_turns" if field == "exact_match" else "num_tokens"], "interval": None}
 
 
 def _task_rows(result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -48,6 +48,8 @@ class RunFolder:
         """What the model said before and after, a file a capability."""
         self.samples = path / "samples.jsonl"
         """Generated actions before and after, beside the gold ones."""
+        self.status = path / "status.json"
+        """How the run stands: running, done, failed, interrupted or killed, and why."""
         self.result = path / "result.json"
         self.report = path / "report.html"
 

@@ -22,6 +22,7 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 STOPPED = (INTERRUPTED, 143)
 WHERE_TO_SET = {
+    "folder": "the folder that holds the run folders",
     "sft.base_model": "a hub id or a folder",
     "sft.train_data": "a path or a source such as agent_sft:train",
 }

@@ -1,0 +1,118 @@
+"""A folder of run folders -> what each run is, how it ended, and what it measured. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from sagetune.config import MethodInfo
+from sagetune.runfolder import RunFolder
+
+Tree = dict[str, Any]
+UNFINISHED = "unfinished"
+METHOD_FIELDS = [field.name for field in dataclasses.fields(MethodInfo)]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run folder. What the run did not write is empty."""
+
+    name: str
+    """Of the folder."""
+    method: MethodInfo
+    seed: int
+    config: Tree
+    """Dotted name of a field -> its value."""
+    status: str
+    """done, or how else it stands: running, failed, interrupted, killed, unfinished."""
+    reason: str = ""
+    traceback: str = ""
+    command: str = ""
+    """What carries the run out again, or on."""
+    result: Tree = field(default_factory=dict)
+    after: Tree = field(default_factory=dict)
+    """Content of after.json, which has every test item."""
+    metrics: list[Tree] = field(default_factory=list)
+    environment: Tree = field(default_factory=dict)
+    selection: list[Tree] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        return self.status == "done"
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The runs whose folders lie in `folder`, by name. Raises ValueError, with the fix, if there is none."""
+    if not folder.is_dir():
+        raise ValueError(f"folder: there is no {folder}; give the folder that holds the run folders of a sweep")
+    found = sorted(path.parent for path in folder.glob("[!.]*/config.yaml"))
+    if found:
+        return [read_run(RunFolder(path)) for path in found]
+    if RunFolder(folder).config.is_file():
+        raise ValueError(f"folder: {folder} is one run; give the folder that holds the run folders: {folder.parent}")
+    deeper = sorted({path.parents[1] for path in folder.glob("[!.]*/[!.]*/config.yaml")})
+    hint = f"give one of {', '.join(map(str, deeper))}" if deeper else "sagetune train -m ... makes some"
+    raise ValueError(f"folder: {folder} holds no run folder (a folder with config.yaml); {hint}")
+
+
+def read_run(folder: RunFolder) -> Run:
+    """One run. Raises ValueError if its config.yaml is not a run's."""
+    config: Any = OmegaConf.to_container(OmegaConf.load(folder.config))
+    if not isinstance(config, dict) or not {"method", "seed", "sft"} <= set(config):
+        raise ValueError(f"{folder.config}: is not the configuration of a run (no method, seed and sft)")
+    told = _told(folder)
+    done = told["status"] == "done"
+    environment = _read(folder.environment)
+    return Run(
+        name=folder.path.name,
+        method=MethodInfo(**{name: config["method"][name] for name in METHOD_FIELDS if name in config["method"]}),
+        seed=config["seed"],
+        config=flat(config),
+        **told,
+        result=_read(folder.result) if done else {},
+        after=_read(folder.after) if done else {},
+        metrics=_read_lines(folder.metrics) if done else [],
+        environment=environment,
+        selection=_read(folder.selection).get("selections", []) if done else [],
+    )
+
+
+def flat(tree: Tree, prefix: str = "") -> Tree:
+    """Nested dicts as one with dotted names; an empty dict and a list are values."""
+    found: Tree = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return found
+
+
+def _told(folder: RunFolder) -> dict[str, str]:
+    """How the run stands: done if it has a result, else what status.json or a result.json without figures tells."""
+    result, status = _read(folder.result), _read(folder.status)
+    if result and result.get("status", "done") == "done":
+        return {"status": "done"}
+    record = status or result
+    if record.get("status") in (None, "done"):
+        record = {"status": UNFINISHED, "reason": "there is no result.json"}
+    reason = str(record.get("reason") or "no reason is recorded").strip()
+    command = record.get("command") or f"sagetune train resume={folder.path}"
+    return {
+        "status": record["status"],
+        "reason": reason.splitlines()[-1],
+        "traceback": str(record.get("traceback") or (reason if "\n" in reason else "")),
+        "command": command if isinstance(command, str) else shlex.join(command),
+    }
+
+
+def _read(path: Path) -> Tree:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _read_lines(path: Path) -> list[Tree]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
