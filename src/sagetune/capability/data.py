@@ -16,6 +16,7 @@ from sagetune import sources
 from sagetune.capability.items import Item, asks_for, gsm8k_item, hotpotqa_item, ifeval_item, item_of, strategyqa_item
 from sagetune.config import EvaluationConfig
 from sagetune.config.stages import CAPABILITIES
+from sagetune.evaluation.scoring.instruction_following import load_checkers
 from sagetune.formats import from_record
 from sagetune.record_files import decode, read_entries
 from sagetune.sample import Sample
@@ -34,15 +35,18 @@ QUESTIONS: dict[str, tuple[str, Callable[[dict[str, Any], str], Item], tuple[str
 def items_of(capability: str, data: Any, limit: int | None = None) -> list[Item]:
     """The first `limit` items that ask for `capability`.
 
-    data: samples, records of any format, or a reference. Of a reference to the world those samples count that ask for
-    it. Raises ValueError for an unknown capability, for data that does not ask for it, and for none.
+    data: samples, records of any format (without ids they are known by their places), or a reference. Of a reference
+    to the world those samples count that ask for it. Raises ValueError for an unknown capability, for data that does not ask
+    for it, and for none.
     """
     if capability not in CAPABILITIES:
         raise ValueError(f"capability must be one of {', '.join(CAPABILITIES)}, got {capability!r}")
     if isinstance(data, str):
         found = list(islice(_referred(capability, data, limit), limit))
     elif isinstance(data, Sequence):
-        found = [item_of(capability, _as_sample(record)) for record in data[:limit]]
+        found = [
+            item_of(capability, _as_sample(record, str(place))) for place, record in enumerate(data[:limit], start=1)
+        ]
     else:
         raise ValueError(f"{capability}: expected samples or a reference, got {data!r:.80}")
     if not found:
@@ -72,6 +76,8 @@ def check_data(capability: str, reference: str, limit: int | None) -> None:
         raise ValueError(f"{reference!r} measures {measured}, not {capability}")
     if not Path(place).is_file():
         raise ValueError(f"{reference!r}: no such file; the current folder is {Path.cwd()}")
+    if kind == "ifeval":
+        load_checkers("ifeval")
 
 
 def _referred(capability: str, reference: str, limit: int | None) -> Iterator[Item]:
@@ -108,8 +114,14 @@ def _questions(kind: str, path: Path) -> Iterator[Item]:
             raise ValueError(
                 f"{entry.place}: {', '.join(missing)}: missing, a record of {kind} needs {', '.join(fields)}"
             )
-        yield make(record, entry.default_id)
+        try:
+            yield make(record, entry.default_id)
+        except ValueError as error:
+            raise ValueError(f"{entry.place}: {error}") from error
 
 
-def _as_sample(record: Any) -> Any:
-    return record if isinstance(record, dict) and {"source", "meta", "task"} <= set(record) else from_record(record)
+def _as_sample(record: Any, otherwise: str) -> Sample:
+    """otherwise: the id of a record that has none."""
+    whole = isinstance(record, dict) and {"source", "meta", "task"} <= set(record)
+    sample: Sample = record if whole else from_record(record)
+    return sample if sample["id"] else {**sample, "id": otherwise}

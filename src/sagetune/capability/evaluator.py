@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections import defaultdict
@@ -160,8 +159,7 @@ def by_likelihood(capability: str, items: Sequence[Item], agent: Any, rests_on: 
     rows, verdicts = [], []
     for item, scores in zip(items, agent.preferences(asked), strict=True):
         likelihoods = {choice: score.log_likelihood for choice, score in zip(item.choices, scores, strict=True)}
-        ranked = score_candidates(likelihoods, item.choices[0])
-        verdict = dataclasses.replace(ranked, score=float(ranked.correct), figures={"mrr": ranked.score})
+        verdict = score_candidates(likelihoods, item.choices[0])
         verdicts.append((item, verdict))
         rows.append(_row(item, 0, max(item.choices, key=likelihoods.__getitem__), verdict))
     unread = sum(verdict.parse_failure for _, verdict in verdicts) / len(verdicts)
@@ -173,7 +171,7 @@ def _score_of(
     capability: str, items: Sequence[Item], verdicts: Sequence[tuple[Item, Scored]], details: dict[str, Any]
 ) -> CapabilityScore:
     """The score with what every way of measuring tells."""
-    rate = _rate([verdict for _, verdict in verdicts])
+    rate = _rate(verdicts)
     assert rate.value is not None
     common = {
         "interval": [rate.low, rate.high],
@@ -208,16 +206,21 @@ def hashes(items: Sequence[Item], config: EvaluationConfig) -> dict[str, str]:
 
 
 def chance(capability: str, items: Sequence[Item]) -> float | None:
-    """The score of blind choice, where there is a choice: between two decisions, or between the given replies."""
+    """The score of blind choice, where there is a choice: of one decision for all, or between the given replies."""
     if capability == "timing":
-        return 0.5
+        calling = sum(item.should_call is True for item in items) / len(items)
+        return max(calling, 1 - calling)
     if items and all(item.choices for item in items):
         return sum(1 / len(item.choices) for item in items) / len(items)
     return None
 
 
-def _rate(verdicts: Sequence[Scored]) -> Rate:
-    scores = [verdict.score for verdict in verdicts]
+def _rate(verdicts: Sequence[tuple[Item, Scored]]) -> Rate:
+    """The mean over items of each one's mean over its attempts, which are no further items: they narrow no interval."""
+    by_item: dict[str, list[float]] = defaultdict(list)
+    for item, verdict in verdicts:
+        by_item[item.id].append(verdict.score)
+    scores = [sum(found) / len(found) for found in by_item.values()]
     if all(score in (0.0, 1.0) for score in scores):
         return wilson(int(sum(scores)), len(scores))
     return bootstrap(scores)
@@ -232,23 +235,24 @@ def _means(verdicts: Sequence[Scored]) -> dict[str, float]:
 
 
 def _of_capability(capability: str, verdicts: Sequence[tuple[Item, AgentTrajectory, Scored]]) -> dict[str, Any]:
-    """The details that timing and tool selection have of their own."""
+    """The details that timing and tool selection have of their own, over each item's first attempt."""
+    first = {item.id: (item, trajectory, verdict) for item, trajectory, verdict in reversed(verdicts)}
     if capability == "timing":
         decisions = []
-        for item, trajectory, _ in verdicts:
+        for item, trajectory, _ in first.values():
             names = [tool["function"]["name"] for tool in trajectory.tools]
             assert item.should_call is not None
             decisions.append((item.should_call, decision_of(reply_of(trajectory), item.task.instruction, names)))
         return {"timing": asdict(timing_report(decisions))}
     if capability == "tool_selection":
-        return {"selection": asdict(selection_report([verdict for _, _, verdict in verdicts]))}
+        return {"selection": asdict(selection_report([verdict for _, _, verdict in first.values()]))}
     return {}
 
 
 def _families(verdicts: Sequence[tuple[Item, Scored]]) -> dict[str, Any]:
-    groups: dict[str, list[Scored]] = defaultdict(list)
+    groups: dict[str, list[tuple[Item, Scored]]] = defaultdict(list)
     for item, verdict in verdicts:
-        groups[item.family].append(verdict)
+        groups[item.family].append((item, verdict))
     return {name: asdict(_rate(group)) for name, group in sorted(groups.items())}
 
 
