@@ -36,8 +36,8 @@ def items_of(capability: str, data: Any, limit: int | None = None) -> list[Item]
     """The first `limit` items that ask for `capability`.
 
     data: samples, records of any format (without ids they are known by their places), or a reference. Of a reference
-    to the world those samples count that ask for it. Raises ValueError for an unknown capability, for data that does not
-    ask for it, and for none.
+    to the world those samples count that ask for it. Raises ValueError for an unknown capability, for data that does
+    not ask for it, and for none.
     """
     if capability not in CAPABILITIES:
         raise ValueError(f"capability must be one of {', '.join(CAPABILITIES)}, got {capability!r}")

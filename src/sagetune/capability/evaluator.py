@@ -47,7 +47,7 @@ class AgentCapabilityEvaluator:
 
     config: decoding and attempts. folder: receives `<capability>.jsonl`, an answer a line as it is given, from which a
     stopped evaluation goes on; None = nothing is written. who: what is measured, in words or numbers, so that the
-    answers of another are never taken for its own; a folder or hub id that is evaluated says it itself.
+    answers of another are never taken for its own; a model in this process is known by its weights besides.
     """
 
     def __init__(
@@ -71,15 +71,19 @@ class AgentCapabilityEvaluator:
         model: a trainer, (model, tokenizer), a folder or hub id, or an agent (an endpoint, a function, ...; see
         TrajectoryCollector). test_sets: capability -> samples, records, or a reference (see `items_of`).
         """
-        agent, who = self._agent(model), self._who(model)
+        agent = self._agent(model)
+        who = self._who(model, agent)
         return CapabilityReport({name: self._score(agent, who, name, data) for name, data in test_sets.items()})
 
     def evaluate_capability(self, model: Any, cap: str, data: Any) -> CapabilityScore:
         """One capability; arguments as in `evaluate`."""
-        return self._score(self._agent(model), self._who(model), cap, data)
+        agent = self._agent(model)
+        return self._score(agent, self._who(model, agent), cap, data)
 
-    def _who(self, model: Any) -> dict[str, Any]:
-        return {"model": str(model), **self.who} if isinstance(model, str | Path) else self.who
+    def _who(self, model: Any, agent: Any) -> dict[str, Any]:
+        named = {"model": str(model)} if isinstance(model, str | Path) else {}
+        weights = {"weights": agent.identity} if self.folder is not None and isinstance(agent, LocalAgent) else {}
+        return named | weights | self.who
 
     def _agent(self, model: Any) -> Any:
         options: dict[str, Any] = {

@@ -29,6 +29,8 @@ from sagetune.trajectories.agents import Agent, Said
 from sagetune.trajectories.episode import BadReply, Episode
 
 MAX_NEW_TOKENS = 256
+VALUES_LOOKED_AT = 256
+"""Of each tensor, to tell one model from another: training moves all of them, and reading them all takes a while."""
 QUIET_PASSES = 20
 """Passes of the event loop without a further request before a batch is closed. An episode that starts in place of one
 that ended needs several until it asks; without waiting for it the episodes would drift apart into small batches."""
@@ -63,6 +65,16 @@ class LocalAgent:
         self._prompts: list[list[int]] = []
         self._seeds: list[int] = []
         self._batch: asyncio.Task[list[list[int]]] | None = None
+
+    @property
+    def identity(self) -> str:
+        """What the answers rest on, in 12 hexadecimal digits: the template, each tensor's dtype, and some of it."""
+        digest = hashlib.sha256(str(self._tokenizer.chat_template).encode())
+        for name, tensor in self._model.named_parameters():
+            step = max(1, tensor.numel() // VALUES_LOOKED_AT)
+            values = tensor.detach().reshape(-1)[::step].to("cpu", torch.float32)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + values.numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     def start(self, episode: Episode) -> Agent:
         """The agent with the draws of this attempt."""
