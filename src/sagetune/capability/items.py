@@ -125,6 +125,9 @@ def question(
 
 
 def _by_text(trajectory: AgentTrajectory, score: Callable[[str], Scored]) -> Scored:
+    """A text that was cut off is judged as far as it goes, as lm-evaluation-harness does."""
+    if trajectory.status == "bad_reply" and trajectory.cut_off:
+        return score(trajectory.cut_off)
     reply = reply_of(trajectory)
     return score(reply.content) if reply.error is None else unreadable(reply.error)
 
