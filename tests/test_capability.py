@@ -14,9 +14,13 @@ import pytest
 from sage.libs.finetune.agent import AgentCapabilityEvaluator, CapabilityReport, CapabilityScore
 from sagetune import world
 from sagetune.capability.data import items_of
+from sagetune.capability.items import gsm8k_item
 from sagetune.capability.page import fragment, write_page
 from sagetune.config import EvaluationConfig, ModelConfig
+from sagetune.config.trajectories import CollectorConfig
 from sagetune.models import load_model, load_tokenizer
+from sagetune.trajectories.collector import TrajectoryCollector
+from sagetune.trajectories.episode import BadReply
 from sagetune.trajectories.expert import ExpertAgent
 from sagetune.trajectories.record import load_trajectories
 from wandb_offline import read_offline_run
@@ -42,6 +46,7 @@ REAL = {
     "hotpotqa:fireact/hotpotqa/dev.json": "reasoning",
 }
 FEW = EvaluationConfig(samples=12)
+PLAIN = CollectorConfig(methods=["plain"], require_success=False, bad_replies=0)
 
 
 def evaluator(folder: Path | None = None, **given: Any) -> AgentCapabilityEvaluator:
@@ -71,6 +76,21 @@ def test_a_reply_that_cannot_be_read_is_told_apart_from_a_wrong_one() -> None:
     assert (holding.score, holding.details["parse_failure_rate"]) == (0.0, 0.0)
     broken = evaluator().evaluate_capability(lambda messages, tools: 3, "tool_use", WORLD["tool_use"])
     assert (broken.score, broken.details["parse_failure_rate"]) == (0.0, 1.0)
+
+
+def test_a_text_that_was_cut_off_is_judged_as_far_as_it_goes() -> None:
+    class Longwinded:
+        def __init__(self, cut_off: bool) -> None:
+            self.cut_off = cut_off
+
+        def act(self, messages: Any, tools: Any) -> Any:
+            raise BadReply("the reply was cut off after 9 tokens", "#### 18 is what I", cut_off=self.cut_off)
+
+    item = gsm8k_item({"question": "How many?", "answer": "#### 18"}, "q")
+    (cut,) = TrajectoryCollector(Longwinded(True), PLAIN).attempts([item.task])
+    (broken,) = TrajectoryCollector(Longwinded(False), PLAIN).attempts([item.task])
+    assert (cut.status, item.score(cut).score) == ("bad_reply", 1.0)
+    assert (item.score(broken).score, item.score(broken).parse_failure) == (0.0, True)
 
 
 @pytest.mark.parametrize("name", REAL)

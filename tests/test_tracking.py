@@ -175,3 +175,10 @@ def closed_port() -> int:
 def test_a_run_keeps_its_id_and_a_namesake_elsewhere_has_another(tmp_path: Path) -> None:
     assert run_id(tmp_path / "a" / "demo") == run_id(tmp_path / "a" / "demo")
     assert run_id(tmp_path / "a" / "demo") != run_id(tmp_path / "b" / "demo")
+
+
+def test_a_job_of_an_agent_has_the_id_that_the_agent_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    monkeypatch.setenv("WANDB_RUN_ID", "given")
+    Tracker(tmp_path, config("offline"), None).finish(0)
+    assert read_offline_run(tmp_path).id == "given"

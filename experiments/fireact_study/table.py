@@ -1,8 +1,8 @@
 """Held-out attempts of every job -> results.csv, a plot, and Markdown tables: table.py <work folder of study.py>"""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 import sys
@@ -13,7 +13,11 @@ from typing import Any
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, 97.5 %, by number of pairs
+sys.path.insert(0, str(HERE.parent))
+
+from tables import markdown, write_csv
+from tables import share as percent
+
 REFERENCE = "mix"
 FAMILIES = ("tool_selection", "planning", "timing")
 Row = dict[str, Any]
@@ -39,21 +43,11 @@ def share(attempts: list[Row]) -> float:
     return round(sum(attempt["success"] for attempt in attempts) / len(attempts), 4)
 
 
-def mean_and_interval(values: list[float]) -> tuple[float, float | None]:
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return mean, None
-    return mean, T_95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
-
-
 def main(work: Path) -> None:
     rows = [read_job(done.parent) for done in sorted(work.glob("*/held_out.jsonl.done"))]
     order = list(dict.fromkeys(("plain", "react", "cot", REFERENCE, *(row["variant"] for row in rows))))
     rows.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
-    with (HERE / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(HERE / "results.csv", rows)
     by_variant: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_variant[row["variant"]].append(row)
@@ -64,33 +58,27 @@ def main(work: Path) -> None:
 
 def print_success(by_variant: dict[str, list[Row]]) -> None:
     reference = {row["seed"]: row["success"] for row in by_variant[REFERENCE]}
-    print(f"| trained on | seeds | success, % | − {REFERENCE} | {' | '.join(FAMILIES)} | unreadable | steps |")
-    print("| --- " * (6 + len(FAMILIES)) + "|")
+    table = []
     for variant, rows in by_variant.items():
-        pairs = [row["success"] - reference[row["seed"]] for row in rows if row["seed"] in reference]
-        difference = "–"
-        if variant != REFERENCE and len(pairs) > 1:
-            mean, half = mean_and_interval(pairs)
-            difference = f"{100 * mean:+.1f} ± {100 * (half or 0):.1f}"
-        families = " | ".join(f"{100 * statistics.mean(row[family] for row in rows):.1f}" for family in FAMILIES)
-        mean = statistics.mean(row["success"] for row in rows)
-        unreadable = statistics.mean(row["bad_reply"] for row in rows)
+        pairs = [row["success"] - reference[row["seed"]] for row in rows]
+        means = {name: statistics.mean(row[name] for row in rows) for name in ("success", *FAMILIES, "bad_reply")}
+        difference = "–" if variant == REFERENCE else percent(pairs, signed=True)
         steps = statistics.mean(row["mean_steps"] for row in rows)
-        print(f"| {variant} | {len(rows)} | {100 * mean:.1f} | {difference} | {families} ", end="")
-        print(f"| {100 * unreadable:.1f} | {steps:.2f} |")
+        shares = [f"{100 * means[name]:.1f}" for name in (*FAMILIES, "bad_reply")]
+        table.append((variant, len(rows), f"{100 * means['success']:.1f}", difference, *shares, f"{steps:.2f}"))
+    markdown(("trained on", "seeds", "success, %", f"− {REFERENCE}", *FAMILIES, "unreadable", "steps"), table)
 
 
 def print_costs(by_variant: dict[str, list[Row]]) -> None:
-    print("\n| trained on | attempts | solved, % | samples | tokens each | steps | tokens | supervised | training, s |")
-    print("| --- " * 9 + "|")
+    print()
+    names = ("collected", "samples", "mean_tokens", "steps", "tokens", "supervised_tokens", "train_seconds")
+    columns = ("trained on", "solved, %", "attempts", "samples", "tokens each", "steps", "tokens", "supervised")
+    table = []
     for variant, rows in by_variant.items():
-        names = ("collected", "collected_success", "samples", "mean_tokens", "steps", "tokens", "supervised_tokens")
-        mean = {name: statistics.mean(row[name] for row in rows) for name in (*names, "train_seconds")}
-        print(
-            f"| {variant} | {mean['collected']:.0f} | {100 * mean['collected_success']:.1f} | {mean['samples']:.0f} "
-            f"| {mean['mean_tokens']:.0f} | {mean['steps']:.0f} | {mean['tokens']:.0f} "
-            f"| {mean['supervised_tokens']:.0f} | {mean['train_seconds']:.0f} |"
-        )
+        solved = 100 * statistics.mean(row["collected_success"] for row in rows)
+        means = (f"{statistics.mean(row[name] for row in rows):.0f}" for name in names)
+        table.append((variant, f"{solved:.1f}", *means))
+    markdown((*columns, "training, s"), table)
 
 
 def draw(by_variant: dict[str, list[Row]]) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 2.0
 INIT_SECONDS = 15.0
 FINISH_SECONDS = 60.0
+MAX_TAG = 64  # characters that W&B takes
 
 
 class Tracker:
@@ -183,12 +184,14 @@ def _init(run_dir: Path, config: RunConfig, mode: Literal["online", "offline"]) 
     run = wandb.init(
         mode=mode,
         dir=str(run_dir),
-        id=run_id(run_dir),
+        id=os.environ["WANDB_RUN_ID"] if "WANDB_SWEEP_ID" in os.environ else run_id(run_dir),  # an agent's job has one
         resume="allow" if mode == "online" else None,
         name=run_dir.absolute().name,
         project=config.wandb.project,
         entity=config.wandb.entity,
         group=config.wandb.group,
+        job_type=config.method.label,
+        tags=tags(config),
         config=plain(config),
         reinit="finish_previous",
         settings=settings,
@@ -196,6 +199,13 @@ def _init(run_dir: Path, config: RunConfig, mode: Literal["online", "offline"]) 
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     return run
+
+
+def tags(config: RunConfig) -> list[str]:
+    """What runs are found by: method, model, data and the options in place of the method's own."""
+    method, data = config.method, "mixture" if config.mixture.use else config.sft.train_data
+    names = [method.id, Path(config.sft.base_model).name, data, method.coreset, method.continual, method.mixture]
+    return [name[-MAX_TAG:] for name in dict.fromkeys(names) if name]
 
 
 def run_id(run_dir: Path) -> str:

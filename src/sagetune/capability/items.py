@@ -126,7 +126,12 @@ def question(
 
 
 def _by_text(trajectory: AgentTrajectory, score: Callable[[str], Scored]) -> Scored:
-    """An unreadable reply has the figures of an empty one, so that every mean is over all replies."""
+    """A text that was cut off is judged as far as it goes, as lm-evaluation-harness does.
+
+    An unreadable reply has the figures of an empty one, so that every mean is over all replies.
+    """
+    if trajectory.status == "bad_reply" and trajectory.cut_off:
+        return score(trajectory.cut_off)
     reply = reply_of(trajectory)
     return score(reply.content) if reply.error is None else replace(score(""), reason=reply.error)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from sagetune.commands import collect, doctor, evaluate, select, train
+from sagetune.commands import collect, doctor, evaluate, select, sync, train
 
 COMMANDS: dict[str, tuple[Callable[[], None], str]] = {
     "train": (train.main, "fine-tune a model and measure it before and after"),
@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[Callable[[], None], str]] = {
     "collect": (collect.main, "let an agent act on tasks and write what it did, to train on it"),
     "select": (select.main, "choose samples of a pool and write them, without training"),
     "doctor": (doctor.main, "look at data as the model will see it: masks, lengths, faults"),
+    "sync": (sync.main, "send what was logged offline to Weights & Biases"),
 }
 
 

@@ -244,6 +244,7 @@ class TrajectoryCollector:
                 if not episode.take(await self._reply(agent, episode)):
                     return "finished", ""
         except BadReply as bad:
+            episode.cut_off = bad.text if bad.cut_off else ""
             return "bad_reply", f"{bad}: {bad.text!r:.200}" if bad.text else str(bad)
         except OutOfSteps as stop:
             return "max_steps", str(stop)

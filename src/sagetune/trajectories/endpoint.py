@@ -208,7 +208,9 @@ def _said(body: dict[str, Any]) -> Said:
     written = choice["message"]
     text = json.dumps(written, ensure_ascii=False)
     if choice.get("finish_reason") == "length":
-        raise BadReply(f"the reply was cut off after {tokens['completion_tokens']} tokens", text, **tokens)
+        raise BadReply(
+            f"the reply was cut off after {tokens['completion_tokens']} tokens", text, cut_off=True, **tokens
+        )
     message: Message = {"role": "assistant", "content": written.get("content") or ""}
     try:
         calls = [_tool_call(call, number) for number, call in enumerate(written.get("tool_calls") or [], start=1)]

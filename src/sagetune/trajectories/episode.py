@@ -21,11 +21,22 @@ class OutOfSteps(Exception):
 
 
 class BadReply(ValueError):
-    """The agent wrote something that cannot be run. text: what it wrote; it cost tokens all the same."""
+    """The agent wrote something that cannot be run. text: what it wrote; it cost tokens all the same. cut_off: the
+    model was not done with it.
+    """
 
-    def __init__(self, reason: str, text: str = "", *, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        reason: str,
+        text: str = "",
+        *,
+        cut_off: bool = False,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+    ) -> None:
         super().__init__(reason)
         self.text = text
+        self.cut_off = cut_off
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = completion_tokens
 
@@ -60,6 +71,8 @@ class Episode:
         self.previous = previous
         self.system_prompt = system_prompt
         self.figures: dict[str, float] = {"seconds": 0.0, "retries": 0, "refused_calls": 0}
+        self.cut_off = ""
+        """The reply that ended the attempt because it was too long."""
         self.num_turns = 0
         """Messages of the agent so far."""
         self._limit = limit
@@ -135,6 +148,7 @@ class Episode:
             attempt=self.attempt,
             status=status,
             error=error,
+            cut_off=self.cut_off,
             messages=self.conversation,
             own_from=self.own_from,
             tools=self.tools,

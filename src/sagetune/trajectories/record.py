@@ -63,6 +63,8 @@ class AgentTrajectory:
     """One of STATUSES."""
     error: str = ""
     """Why it ended so."""
+    cut_off: str = ""
+    """The reply that ended the attempt because it was longer than a reply may be, as far as it went."""
     messages: list[Message] = field(default_factory=list)
     """The conversation as it was, without what only the prompting method added; empty = as the steps tell. One that
     follows a failed attempt begins with that attempt, whose messages carry no loss."""
@@ -97,7 +99,7 @@ SCHEMA = {
         "task_id": _TEXT, "instruction": _TEXT, "steps": {"type": "array", "items": _STEP},
         "success": {"type": "boolean"}, "total_reward": _NUMBER, "method": _TEXT, "agent": _TEXT, "family": _TEXT,
         "seed": {"type": "integer"}, "attempt": {"type": "integer"}, "status": {"enum": list(STATUSES)},
-        "error": _TEXT, "messages": {"type": "array", "items": _OBJECT},
+        "error": _TEXT, "cut_off": _TEXT, "messages": {"type": "array", "items": _OBJECT},
         "own_from": {"type": "integer", "minimum": 0},
         "tools": {"type": "array", "items": _OBJECT},
         "figures": {"type": "object", "additionalProperties": _NUMBER},
