@@ -79,7 +79,7 @@ def test_a_reply_that_cannot_be_read_is_told_apart_from_a_wrong_one() -> None:
 
 
 def test_a_text_that_was_cut_off_is_judged_as_far_as_it_goes() -> None:
-    class Longwinded:
+    class Lengthy:
         def __init__(self, cut_off: bool) -> None:
             self.cut_off = cut_off
 
@@ -87,8 +87,8 @@ def test_a_text_that_was_cut_off_is_judged_as_far_as_it_goes() -> None:
             raise BadReply("the reply was cut off after 9 tokens", "#### 18 is what I", cut_off=self.cut_off)
 
     item = gsm8k_item({"question": "How many?", "answer": "#### 18"}, "q")
-    (cut,) = TrajectoryCollector(Longwinded(True), PLAIN).attempts([item.task])
-    (broken,) = TrajectoryCollector(Longwinded(False), PLAIN).attempts([item.task])
+    (cut,) = TrajectoryCollector(Lengthy(True), PLAIN).attempts([item.task])
+    (broken,) = TrajectoryCollector(Lengthy(False), PLAIN).attempts([item.task])
     assert (cut.status, item.score(cut).score) == ("bad_reply", 1.0)
     assert (item.score(broken).score, item.score(broken).parse_failure) == (0.0, True)
 

@@ -278,3 +278,10 @@ def test_without_the_package_the_command_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
     with pytest.raises(ValueError, match=r"pip install 'sagetune\[agents\]'"):
         EndpointAgent("m", "http://127.0.0.1:9/v1")
+
+
+def test_what_a_cut_off_reply_said_is_its_text_and_not_the_json_around_it(server: Server, make: Any) -> None:
+    server.answers = [completion("#### 18", finish_reason="length")]
+    with pytest.raises(BadReply) as cut:
+        ask(make())
+    assert (cut.value.text, cut.value.cut_off) == ("#### 18", True)
