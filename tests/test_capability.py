@@ -242,6 +242,18 @@ def test_the_page_shows_radar_bars_families_and_answers(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
 
+def test_what_only_one_report_measured_is_in_the_table_and_not_drawn_as_nothing() -> None:
+    both = evaluator().evaluate(ExpertAgent(), {name: WORLD[name] for name in ("tool_use", "timing")}).to_dict()
+    one = evaluator(samples=3).evaluate(ExpertAgent(), {"tool_use": WORLD["tool_use"]}).to_dict()
+    part = fragment({"before": both, "after": one})
+    chart = part[part.index("<svg") : part.index("</svg>")]
+    assert "tool use" in chart
+    assert "timing" not in chart
+    table = part[: part.index("<svg")]
+    assert "<td>timing</td>" in table
+    assert ("<td>12</td>" in table, "<td>3</td>" in table) == (True, True)
+
+
 def test_the_answers_are_written_as_they_are_given(tmp_path: Path) -> None:
     evaluator(tmp_path).evaluate(ExpertAgent(), {"planning": WORLD["planning"]})
     answers = load_trajectories(tmp_path / "planning.jsonl")
@@ -271,5 +283,12 @@ def test_a_run_measures_capabilities_before_and_after(tmp_path: Path) -> None:
         }
     assert "capability: tool use" in done.stdout
     assert "<h2>Capabilities</h2>" in (tmp_path / "r" / "report.html").read_text()
-    summary = read_offline_run(tmp_path / "r").summary
-    assert summary["capability/tool_use"] == result["after"]["capabilities"]["scores"]["tool_use"]["score"]
+    mirrored = read_offline_run(tmp_path / "r")
+    score = result["after"]["capabilities"]["scores"]["tool_use"]
+    assert mirrored.summary["capability/tool_use"] == score["score"]
+    table = mirrored.tables["capabilities"]
+    assert table["columns"][:6] == ["capability", "when", "score", "low", "high", "n"]
+    assert ["tool_use", "after", score["score"], *score["details"]["interval"], 2] in [row[:6] for row in table["data"]]
+    assert {"capability_families", "capability_answers"} <= set(mirrored.tables)
+    assert len(mirrored.tables["capability_answers"]["data"]) == 8
+    assert any("capability_scores" in name for row in mirrored.history for name in row)
