@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from sage.libs.finetune.agent import AgentCapabilityEvaluator, CapabilityReport, CapabilityScore
 from sagetune import world
@@ -25,6 +26,7 @@ from sagetune.trajectories.expert import ExpertAgent
 from sagetune.trajectories.record import load_trajectories
 from wandb_offline import read_offline_run
 
+SUITES = Path(__file__).parents[1] / "conf/evaluation"
 SHARED = Path(__file__).parents[1].parent / "shared/data"
 WORLD = {
     "tool_use": "agent_benchmark:tool_selection:test",
@@ -105,6 +107,16 @@ def test_the_gold_answers_of_real_benchmarks_score_and_junk_does_not(name: str) 
     assert gold.score >= (0.95 if "bfcl" in name else 1.0)
     assert junk.score == 0.0
     assert (gold.num_samples, junk.num_samples) == (25, 25)
+
+
+@pytest.mark.parametrize("suite", sorted(path.stem for path in SUITES.glob("*.yaml")))
+def test_every_suite_names_data_that_is_there(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not SHARED.is_dir():
+        pytest.skip(f"the shared data {SHARED} are not here")
+    monkeypatch.setattr("sagetune.capability.data.load_checkers", lambda benchmark: None)
+    config = OmegaConf.merge(OmegaConf.load(SUITES / f"{suite}.yaml"), {"evaluation": {"folder": str(SHARED)}})
+    for capability, reference in config.evaluation.capabilities.items():
+        assert len(items_of(capability, reference, 26)) == 26
 
 
 def test_the_summary_has_the_references_shape() -> None:

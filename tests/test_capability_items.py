@@ -109,6 +109,32 @@ def test_bfcls_categories_are_families(tmp_path: Path) -> None:
         assert list(score.details["by_family"]) == [category.removesuffix("_python")]
 
 
+def test_all_of_bfcl_takes_turns_over_its_files(tmp_path: Path) -> None:
+    for category, num in (("simple_python", 9), ("live_multiple", 1), ("irrelevance", 9), ("live_relevance", 9)):
+        bfcl(tmp_path, category, num)
+    score = measure(ExpertAgent(), "tool_use", f"bfcl:{tmp_path}", samples=10)
+    families = {name: rate["n"] for name, rate in score.details["by_family"].items()}
+    assert families == {"simple": 3, "irrelevance": 3, "live_relevance": 3, "live_multiple": 1}
+    asked = items_of("timing", f"bfcl:{tmp_path}", None)
+    assert sum(item.should_call is True for item in asked) == 9 + 1 + 9
+    assert len(asked) == 28
+
+
+def test_bfcl_is_read_from_its_package_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "bfcl_eval" / "data"
+    data.mkdir(parents=True)
+    with pytest.raises(ValueError, match="pip install --no-deps bfcl-eval"):
+        items_of("tool_use", "bfcl:installed", 2)
+    (tmp_path / "bfcl_eval" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"no BFCL_v4_<category>\.json there"):
+        items_of("tool_use", "bfcl:installed", 2)
+    bfcl(data, "simple_python")
+    assert len(items_of("tool_use", "bfcl:installed", 2)) == 2
+    with pytest.raises(ValueError, match="measures tool_use and timing, not planning"):
+        items_of("planning", "bfcl:installed", 2)
+
+
 def test_what_offers_no_tool_or_not_the_right_one_cannot_be_judged() -> None:
     yes = {"messages": [{"role": "user", "content": "A tool?"}, {"role": "assistant", "content": "yes"}]}
     with pytest.raises(ValueError, match="offers no tool"):
