@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from sage.libs.finetune.agent import AgentCapabilityEvaluator, CapabilityReport, CapabilityScore
 from sagetune import world
@@ -25,6 +26,7 @@ from sagetune.trajectories.expert import ExpertAgent
 from sagetune.trajectories.record import load_trajectories
 from wandb_offline import read_offline_run
 
+SUITES = Path(__file__).parents[1] / "conf/evaluation"
 SHARED = Path(__file__).parents[1].parent / "shared/data"
 WORLD = {
     "tool_use": "agent_benchmark:tool_selection:test",
@@ -79,7 +81,7 @@ def test_a_reply_that_cannot_be_read_is_told_apart_from_a_wrong_one() -> None:
 
 
 def test_a_text_that_was_cut_off_is_judged_as_far_as_it_goes() -> None:
-    class Longwinded:
+    class Lengthy:
         def __init__(self, fault: type[BadReply]) -> None:
             self.fault = fault
 
@@ -87,8 +89,8 @@ def test_a_text_that_was_cut_off_is_judged_as_far_as_it_goes() -> None:
             raise self.fault("the reply was cut off after 9 tokens", "#### 18 is what I")
 
     item = gsm8k_item({"question": "How many?", "answer": "#### 18"}, "q")
-    (cut,) = TrajectoryCollector(Longwinded(CutOff), PLAIN).attempts([item.task])
-    (broken,) = TrajectoryCollector(Longwinded(BadReply), PLAIN).attempts([item.task])
+    (cut,) = TrajectoryCollector(Lengthy(CutOff), PLAIN).attempts([item.task])
+    (broken,) = TrajectoryCollector(Lengthy(BadReply), PLAIN).attempts([item.task])
     assert (cut.status, item.score(cut).score) == ("bad_reply", 1.0)
     assert (item.score(broken).score, item.score(broken).parse_failure) == (0.0, True)
 
@@ -105,6 +107,16 @@ def test_the_gold_answers_of_real_benchmarks_score_and_junk_does_not(name: str) 
     assert gold.score >= (0.95 if "bfcl" in name else 1.0)
     assert junk.score == 0.0
     assert (gold.num_samples, junk.num_samples) == (25, 25)
+
+
+@pytest.mark.parametrize("suite", sorted(path.stem for path in SUITES.glob("*.yaml")))
+def test_every_suite_names_data_that_is_there(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not SHARED.is_dir():
+        pytest.skip(f"the shared data {SHARED} are not here")
+    monkeypatch.setattr("sagetune.capability.data.load_checkers", lambda benchmark: None)
+    config = OmegaConf.merge(OmegaConf.load(SUITES / f"{suite}.yaml"), {"evaluation": {"folder": str(SHARED)}})
+    for capability, reference in config.evaluation.capabilities.items():
+        assert len(items_of(capability, reference, 26)) == 26
 
 
 def test_the_summary_has_the_references_shape() -> None:
@@ -242,6 +254,18 @@ def test_the_page_shows_radar_bars_families_and_answers(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
 
+def test_what_only_one_report_measured_is_in_the_table_and_not_drawn_as_nothing() -> None:
+    both = evaluator().evaluate(ExpertAgent(), {name: WORLD[name] for name in ("tool_use", "timing")}).to_dict()
+    one = evaluator(samples=3).evaluate(ExpertAgent(), {"tool_use": WORLD["tool_use"]}).to_dict()
+    part = fragment({"before": both, "after": one})
+    chart = part[part.index("<svg") : part.index("</svg>")]
+    assert "tool use" in chart
+    assert "timing" not in chart
+    table = part[: part.index("<svg")]
+    assert "<td>timing</td>" in table
+    assert ("<td>12</td>" in table, "<td>3</td>" in table) == (True, True)
+
+
 def test_the_answers_are_written_as_they_are_given(tmp_path: Path) -> None:
     evaluator(tmp_path).evaluate(ExpertAgent(), {"planning": WORLD["planning"]})
     answers = load_trajectories(tmp_path / "planning.jsonl")
@@ -271,5 +295,12 @@ def test_a_run_measures_capabilities_before_and_after(tmp_path: Path) -> None:
         }
     assert "capability: tool use" in done.stdout
     assert "<h2>Capabilities</h2>" in (tmp_path / "r" / "report.html").read_text()
-    summary = read_offline_run(tmp_path / "r").summary
-    assert summary["capability/tool_use"] == result["after"]["capabilities"]["scores"]["tool_use"]["score"]
+    mirrored = read_offline_run(tmp_path / "r")
+    score = result["after"]["capabilities"]["scores"]["tool_use"]
+    assert mirrored.summary["capability/tool_use"] == score["score"]
+    table = mirrored.tables["capabilities"]
+    assert table["columns"][:6] == ["capability", "when", "score", "low", "high", "n"]
+    assert ["tool_use", "after", score["score"], *score["details"]["interval"], 2] in [row[:6] for row in table["data"]]
+    assert {"capability_families", "capability_answers"} <= set(mirrored.tables)
+    assert len(mirrored.tables["capability_answers"]["data"]) == 8
+    assert any("capability_scores" in name for row in mirrored.history for name in row)

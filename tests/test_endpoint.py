@@ -14,7 +14,7 @@ import pytest
 
 from sagetune.sample import Message
 from sagetune.trajectories.agents import Said
-from sagetune.trajectories.episode import BadReply
+from sagetune.trajectories.episode import BadReply, CutOff
 
 pytest.importorskip("openai", reason="the extra `agents` is not installed")
 
@@ -278,3 +278,10 @@ def test_without_the_package_the_command_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
     with pytest.raises(ValueError, match=r"pip install 'sagetune\[agents\]'"):
         EndpointAgent("m", "http://127.0.0.1:9/v1")
+
+
+def test_what_a_cut_off_reply_said_is_its_text_and_not_the_json_around_it(server: Server, make: Any) -> None:
+    server.answers = [completion("#### 18", finish_reason="length")]
+    with pytest.raises(CutOff) as cut:
+        ask(make())
+    assert cut.value.text == "#### 18"

@@ -382,3 +382,11 @@ def test_what_cannot_be_mixed_is_told(make_run: MakeRun) -> None:
     run.mixture.strategy = "temperature"
     with pytest.raises(ValueError, match=r"sizes of the sources.*general.*\+mixture\.limits\.general"):
         AgentSFTTrainer(run)
+
+
+def test_a_strategy_that_goes_by_no_weights_leaves_no_eta_unheard() -> None:
+    sources = {"timing": "a.jsonl", "general": "b.jsonl"}
+    given: Any = {"use": True, "weights": dict.fromkeys(sources, 1.0), "sources": sources, "eta": 0.2}
+    assert MixtureConfig(**given).shares() == {"timing": 0.2, "general": 0.8}
+    with pytest.raises(ValueError, match=r"mixture\.eta must be null for equal, which goes by no weights, got 0\.2"):
+        MixtureConfig(**given, strategy="equal")

@@ -57,18 +57,21 @@ def test_timing_of_nothing_and_of_a_bad_decision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranking", "score", "unread"),
+    ("ranking", "rank", "unread"),
     [("abg", 1 / 3, False), ("gab", 1, False), ("aag", 1 / 3, False), ("abc", 0, False), ("", 0, True)],
 )
-def test_reciprocal_rank(ranking: str, score: float, unread: bool) -> None:
+def test_only_the_first_of_a_ranking_scores_and_its_reciprocal_rank_is_told(
+    ranking: str, rank: float, unread: bool
+) -> None:
     scored = score_ranking(list(ranking), "g")
-    assert (scored.score, scored.correct, scored.parse_failure) == (score, score == 1, unread)
+    assert (scored.figures["mrr"], scored.parse_failure) == (rank, unread)
+    assert (scored.score, scored.correct) == (float(rank == 1), rank == 1)
 
 
 def test_candidates_with_one_score_are_no_choice() -> None:
     assert score_candidates({"a": -1.0, "g": -0.5, "b": -2.0}, "g").correct
-    assert score_candidates({"g": -0.5, "a": -0.5, "b": -0.5}, "g").score == 1 / 3
-    assert score_candidates({"g": -math.inf, "a": -math.inf}, "g").score == 1 / 2
+    assert score_candidates({"g": -0.5, "a": -0.5, "b": -0.5}, "g").figures == {"mrr": 1 / 3}
+    assert score_candidates({"g": -math.inf, "a": -math.inf}, "g").figures == {"mrr": 1 / 2}
     assert score_candidates({"g": 0.0, "a": math.nan}, "g").parse_failure
     with pytest.raises(ValueError, match="must be one of the candidates a"):
         score_candidates({"a": 0.0}, "g")

@@ -219,11 +219,16 @@ def render_page(template: str, **content: Any) -> str:
 
 def _capabilities(folder: RunFolder) -> str:
     """The part of the page about capabilities; "" if none was measured."""
+    reports = capability_reports(folder)
+    return fragment(reports) if reports else ""
+
+
+def capability_reports(folder: RunFolder) -> dict[str, Any]:
+    """The capability reports of a run with every answer, before and after; {} if none was measured."""
     measured = {
         when: _read(path).get("capabilities") for when, path in (("before", folder.before), ("after", folder.after))
     }
-    reports = {when: report for when, report in measured.items() if report}
-    return fragment(reports) if reports else ""
+    return {when: report for when, report in measured.items() if report}
 
 
 def _read(path: Path) -> dict[str, Any]:

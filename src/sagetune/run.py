@@ -20,6 +20,7 @@ from rich.console import Console
 from sagetune import report, world
 from sagetune.between_tasks import read_rows, score_matrix, task_figures
 from sagetune.capability.evaluator import AgentCapabilityEvaluator
+from sagetune.capability.page import tables
 from sagetune.config import RunConfig
 from sagetune.evaluation import continual
 from sagetune.files import write_json, write_text
@@ -245,8 +246,12 @@ def mirror(tracker: Tracker, folder: RunFolder, result: Measured) -> None:
         numbered = [[number, *row] for number, row in enumerate(matrix)]
         tracker.table(f"stream/{name}", ["tasks learnt", *result["stream"]["tasks"]], numbered)
     after = {name: result["after"][name] for name in ("tokens", "actions") if result["after"][name]}
-    report_of = result["after"].get("capabilities") or {"scores": {}}
-    scores = {f"capability/{name}": score["score"] for name, score in report_of["scores"].items()}
+    reports = report.capability_reports(folder)
+    for name, (columns, rows) in (tables(reports) if reports else {}).items():
+        tracker.table(name, columns, rows)
+    measured_after = reports.get("after", {"scores": {}})["scores"]
+    scores = {f"capability/{name}": score["score"] for name, score in measured_after.items()}
+    tracker.bars("capability_scores", "capabilities after training", scores)
     stages = {name: result[name] for name in ("mixture", "trajectories", "stream", "replay") if result[name]}
     figures = scores | stages
     tracker.summary({"final_loss": result["final_loss"], "seconds": result["seconds"], **after, **figures})

@@ -11,7 +11,7 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -68,6 +68,18 @@ class Tracker:
             run.log({name: wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)})
 
         self._mirror(send)
+
+    def bars(self, name: str, title: str, values: Mapping[str, float]) -> None:
+        """Mirror a chart with a bar for each of `values`; nothing for none."""
+
+        def send(run: wandb.Run) -> None:
+            import wandb
+
+            table = wandb.Table(columns=["name", "value"], data=[list(pair) for pair in values.items()])
+            run.log({name: wandb.plot.bar(table, "name", "value", title=title)})
+
+        if values:
+            self._mirror(send)
 
     def summary(self, figures: dict[str, Any]) -> None:
         """Mirror the run's final figures, nested dicts as dotted names."""

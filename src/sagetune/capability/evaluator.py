@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections import defaultdict
@@ -48,7 +47,7 @@ class AgentCapabilityEvaluator:
 
     config: decoding and attempts. folder: receives `<capability>.jsonl`, an answer a line as it is given, from which a
     stopped evaluation goes on; None = nothing is written. who: what is measured, in words or numbers, so that the
-    answers of another are never taken for its own; a folder or hub id that is evaluated says it itself.
+    answers of another are never taken for its own; a model in this process is known by its weights besides.
     """
 
     def __init__(
@@ -72,15 +71,19 @@ class AgentCapabilityEvaluator:
         model: a trainer, (model, tokenizer), a folder or hub id, or an agent (an endpoint, a function, ...; see
         TrajectoryCollector). test_sets: capability -> samples, records, or a reference (see `items_of`).
         """
-        agent, who = self._agent(model), self._who(model)
+        agent = self._agent(model)
+        who = self._who(model, agent)
         return CapabilityReport({name: self._score(agent, who, name, data) for name, data in test_sets.items()})
 
     def evaluate_capability(self, model: Any, cap: str, data: Any) -> CapabilityScore:
         """One capability; arguments as in `evaluate`."""
-        return self._score(self._agent(model), self._who(model), cap, data)
+        agent = self._agent(model)
+        return self._score(agent, self._who(model, agent), cap, data)
 
-    def _who(self, model: Any) -> dict[str, Any]:
-        return {"model": str(model), **self.who} if isinstance(model, str | Path) else self.who
+    def _who(self, model: Any, agent: Any) -> dict[str, Any]:
+        named = {"model": str(model)} if isinstance(model, str | Path) else {}
+        weights = {"weights": agent.identity} if self.folder is not None and isinstance(agent, LocalAgent) else {}
+        return named | weights | self.who
 
     def _agent(self, model: Any) -> Any:
         options: dict[str, Any] = {
@@ -160,8 +163,7 @@ def by_likelihood(capability: str, items: Sequence[Item], agent: Any, rests_on: 
     rows, verdicts = [], []
     for item, scores in zip(items, agent.preferences(asked), strict=True):
         likelihoods = {choice: score.log_likelihood for choice, score in zip(item.choices, scores, strict=True)}
-        ranked = score_candidates(likelihoods, item.choices[0])
-        verdict = dataclasses.replace(ranked, score=float(ranked.correct), figures={"mrr": ranked.score})
+        verdict = score_candidates(likelihoods, item.choices[0])
         verdicts.append((item, verdict))
         rows.append(_row(item, 0, max(item.choices, key=likelihoods.__getitem__), verdict))
     unread = sum(verdict.parse_failure for _, verdict in verdicts) / len(verdicts)
@@ -173,7 +175,7 @@ def _score_of(
     capability: str, items: Sequence[Item], verdicts: Sequence[tuple[Item, Scored]], details: dict[str, Any]
 ) -> CapabilityScore:
     """The score with what every way of measuring tells."""
-    rate = _rate([verdict for _, verdict in verdicts])
+    rate = _rate(verdicts)
     assert rate.value is not None
     common = {
         "interval": [rate.low, rate.high],
@@ -208,16 +210,21 @@ def hashes(items: Sequence[Item], config: EvaluationConfig) -> dict[str, str]:
 
 
 def chance(capability: str, items: Sequence[Item]) -> float | None:
-    """The score of blind choice, where there is a choice: between two decisions, or between the given replies."""
+    """The score of blind choice, where there is a choice: of one decision for all, or between the given replies."""
     if capability == "timing":
-        return 0.5
+        calling = sum(item.should_call is True for item in items) / len(items)
+        return max(calling, 1 - calling)
     if items and all(item.choices for item in items):
         return sum(1 / len(item.choices) for item in items) / len(items)
     return None
 
 
-def _rate(verdicts: Sequence[Scored]) -> Rate:
-    scores = [verdict.score for verdict in verdicts]
+def _rate(verdicts: Sequence[tuple[Item, Scored]]) -> Rate:
+    """The mean over items of each one's mean over its attempts, which are no further items: they narrow no interval."""
+    by_item: dict[str, list[float]] = defaultdict(list)
+    for item, verdict in verdicts:
+        by_item[item.id].append(verdict.score)
+    scores = [sum(found) / len(found) for found in by_item.values()]
     if all(score in (0.0, 1.0) for score in scores):
         return wilson(int(sum(scores)), len(scores))
     return bootstrap(scores)
@@ -232,23 +239,24 @@ def _means(verdicts: Sequence[Scored]) -> dict[str, float]:
 
 
 def _of_capability(capability: str, verdicts: Sequence[tuple[Item, AgentTrajectory, Scored]]) -> dict[str, Any]:
-    """The details that timing and tool selection have of their own."""
+    """The details that timing and tool selection have of their own, over each item's first attempt."""
+    first = {item.id: (item, trajectory, verdict) for item, trajectory, verdict in reversed(verdicts)}
     if capability == "timing":
         decisions = []
-        for item, trajectory, _ in verdicts:
+        for item, trajectory, _ in first.values():
             names = [tool["function"]["name"] for tool in trajectory.tools]
             assert item.should_call is not None
             decisions.append((item.should_call, decision_of(reply_of(trajectory), item.task.instruction, names)))
         return {"timing": asdict(timing_report(decisions))}
     if capability == "tool_selection":
-        return {"selection": asdict(selection_report([verdict for _, _, verdict in verdicts]))}
+        return {"selection": asdict(selection_report([verdict for _, _, verdict in first.values()]))}
     return {}
 
 
 def _families(verdicts: Sequence[tuple[Item, Scored]]) -> dict[str, Any]:
-    groups: dict[str, list[Scored]] = defaultdict(list)
+    groups: dict[str, list[tuple[Item, Scored]]] = defaultdict(list)
     for item, verdict in verdicts:
-        groups[item.family].append(verdict)
+        groups[item.family].append((item, verdict))
     return {name: asdict(_rate(group)) for name, group in sorted(groups.items())}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sagetune import world
@@ -13,12 +13,13 @@ from sagetune.config.stages import CAPABILITIES
 from sagetune.evaluation.calls import Reply, canonical, render_reply
 from sagetune.evaluation.scoring.instruction_following import InstructionGold, score_constraints, score_instructions
 from sagetune.evaluation.scoring.planning import PlanGold, score_in_world, score_plan
-from sagetune.evaluation.scoring.reasoning import score_answer, score_gsm8k, score_yes_no
+from sagetune.evaluation.scoring.reasoning import gold_number, score_answer, score_gsm8k, score_yes_no
 from sagetune.evaluation.scoring.selection import score_selection
 from sagetune.evaluation.scoring.timing import score_timing
 from sagetune.evaluation.scoring.tool_use import CATEGORIES, ToolUseGold, category_of, score_tool_use
 from sagetune.evaluation.scoring.verdict import Scored, judged, unreadable
-from sagetune.formats.bfcl import to_bfcl
+from sagetune.formats.bfcl import ANY_CALL, to_bfcl
+from sagetune.formats.decoding import NO_CALL
 from sagetune.sample import FunctionCall, Message, Sample
 from sagetune.trajectories.environment import AgentTask, StepResult, WorldEnvironment
 from sagetune.trajectories.record import AgentTrajectory, own_messages
@@ -125,15 +126,19 @@ def question(
 
 
 def _by_text(trajectory: AgentTrajectory, score: Callable[[str], Scored]) -> Scored:
-    """A text that was cut off is judged as far as it goes, as lm-evaluation-harness does."""
+    """A text that was cut off is judged as far as it goes, as lm-evaluation-harness does.
+
+    An unreadable reply has the figures of an empty one, so that every mean is over all replies.
+    """
     if trajectory.status == "bad_reply" and trajectory.cut_off:
         return score(trajectory.cut_off)
     reply = reply_of(trajectory)
-    return score(reply.content) if reply.error is None else unreadable(reply.error)
+    return score(reply.content) if reply.error is None else replace(score(""), reason=reply.error)
 
 
 def gsm8k_item(record: dict[str, Any], item_id: str) -> Item:
-    """GSM8K: {question, answer}; the reply is asked to end as the gold does."""
+    """GSM8K: {question, answer}; the reply is asked to end as the gold does. Raises ValueError without a number."""
+    gold_number(str(record["answer"]))
     asked = f"{record['question']}\nThink step by step, and end with: #### <number>"
     return question(item_id, "gsm8k", asked, lambda text: score_gsm8k(text, record["answer"]), record["answer"])
 
@@ -146,8 +151,10 @@ def hotpotqa_item(record: dict[str, Any], item_id: str) -> Item:
 
 
 def strategyqa_item(record: dict[str, Any], item_id: str) -> Item:
-    """StrategyQA: {question, answer: true or false}."""
-    asked, right = f"{record['question']}\nAnswer yes or no.", bool(record["answer"])
+    """StrategyQA: {question, answer: true or false}. Raises ValueError for another answer, such as "no"."""
+    asked, right = f"{record['question']}\nAnswer yes or no.", record["answer"]
+    if not isinstance(right, bool):
+        raise ValueError(f"answer must be true or false, got {right!r:.80}")
     choices = ("yes", "no") if right else ("no", "yes")
     return question(item_id, "strategyqa", asked, lambda text: score_yes_no(text, right, asked), choices[0], choices)
 
@@ -195,21 +202,52 @@ def _item(capability: str, sample: Sample) -> Item:
     calls = [call["function"] for call in gold.get("tool_calls", [])]
     names = [tool["function"]["name"] for tool in sample["tools"]]
     asked = next((m["content"] for m in reversed(sample["messages"]) if m["role"] == "user"), "")
+    category = _bfcl_category(sample["id"], gold)
+    _check_tools(capability, calls, names, category)
     score = _scorer(capability, sample, calls, names, asked)
-    family = str(sample["meta"].get("kind") or sample["task"] or capability)
-    should_call = bool(calls) if capability == "timing" else None
+    family = str(sample["meta"].get("kind") or _bfcl_family(sample["id"], category) or sample["task"] or capability)
+    should_call = _should_call(calls, category) if capability == "timing" else None
     choices = _choices(capability, calls, names)
     return Item(sample["id"], family, _asked(sample, family), score, render_reply(gold), should_call, choices)
+
+
+def _bfcl_category(item_id: str, gold: Message) -> str:
+    """The category of an item of BFCL, "" for anything else: besides the id, the gold must be as its files have it."""
+    if not BFCL_ID.fullmatch(item_id):
+        return ""
+    category = category_of(item_id)
+    answer = {"irrelevance": NO_CALL, "relevance": ANY_CALL}.get(category)
+    fits = bool(gold.get("tool_calls")) if answer is None else gold["content"] == answer
+    return category if fits else ""
+
+
+def _bfcl_family(item_id: str, category: str) -> str:
+    return f"live_{category}" if category and item_id.startswith("live_") else category
+
+
+def _should_call(calls: list[FunctionCall], category: str) -> bool:
+    return bool(calls) or category == "relevance"  # which asks for any call, so that no file has a gold one
+
+
+def _check_tools(capability: str, calls: list[FunctionCall], names: list[str], category: str) -> None:
+    """Raise ValueError for what no agent could do right, or wrong: the tools are missing."""
+    if capability == "timing" and not names and not category:
+        raise ValueError("it offers no tool, so there is nothing to decide")
+    lacking = next((call["name"] for call in calls if call["name"] not in names), None)
+    if lacking is not None:
+        raise ValueError(f"{lacking!r}, which it calls, is none of the tools that it offers")
 
 
 def _scorer(
     capability: str, sample: Sample, calls: list[FunctionCall], names: list[str], asked: str
 ) -> Callable[[AgentTrajectory], Scored]:
+    category = _bfcl_category(sample["id"], _last_turn(sample))
     if capability == "timing":
-        return lambda trajectory: score_timing(reply_of(trajectory), bool(calls), asked, names)
-    if capability == "tool_use" and BFCL_ID.fullmatch(sample["id"]):
+        should_call = _should_call(calls, category)
+        return lambda trajectory: score_timing(reply_of(trajectory), should_call, asked, names)
+    if capability == "tool_use" and category:
         record = to_bfcl(sample)
-        gold = ToolUseGold(category_of(sample["id"]), record["function"], record.get("ground_truth", ()), asked)
+        gold = ToolUseGold(category, record["function"], record.get("ground_truth", ()), asked)
         return lambda trajectory: score_tool_use(reply_of(trajectory), gold)
     if capability == "reasoning" and not calls:
         answer = _last_turn(sample)["content"]

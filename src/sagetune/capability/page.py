@@ -1,4 +1,4 @@
-"""Capability reports -> HTML: a radar, bars with intervals, families, sample answers with their verdicts. No torch."""
+"""Capability reports -> HTML and tables: a radar, bars with intervals, families, answers with verdicts. No torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sagetune.files import write_text
 from sagetune.plots import draw_bars, draw_radar
 
 SHOWN_ANSWERS = 20
+ANSWER_COLUMNS = ("capability", "family", "id", "prompt", "gold", "said", "score", "correct", "parse_failure", "reason")
 Reports = Mapping[str, Mapping[str, Any]]
 """Title, such as before and after -> CapabilityReport.to_dict()."""
 
@@ -22,10 +23,14 @@ def write_page(path: Path, reports: Reports) -> None:
 
 
 def fragment(reports: Reports) -> str:
-    """The part of a page that shows `reports` side by side, the last one's answers below."""
+    """The part of a page that shows `reports` side by side, the last one's answers below.
+
+    What only some of them measured is in the table, but not drawn: there it would look like a score of 0.
+    """
     template = files("sagetune").joinpath("templates/capabilities.html.jinja").read_text(encoding="utf-8")
     names = list(dict.fromkeys(name for report in reports.values() for name in report["scores"]))
-    series = {title: [_rate(report, name) for name in names] for title, report in reports.items()}
+    drawn = [name for name in names if all(name in report["scores"] for report in reports.values())]
+    series = {title: [_rate(report["scores"][name]) for name in drawn] for title, report in reports.items()}
     *_, last = reports.values()
     return (
         _environment()
@@ -33,13 +38,37 @@ def fragment(reports: Reports) -> str:
         .render(
             names=names,
             reports=reports,
-            radar=draw_radar(names, {title: [rate[0] for rate in rates] for title, rates in series.items()})
-            if len(names) > 2
+            radar=draw_radar(drawn, {title: [rate[0] for rate in rates] for title, rates in series.items()})
+            if len(drawn) > 2
             else "",
-            bars=draw_bars("score with its 95 % interval", names, series),
+            bars=draw_bars("score with its 95 % interval", drawn, series) if drawn else "",
             answers=answers(last),
         )
     )
+
+
+def tables(reports: Reports) -> dict[str, tuple[list[str], list[list[Any]]]]:
+    """What the page shows, for a tracker: name -> columns and rows. Of the answers those of the last report."""
+    *_, last = reports.values()
+    shown = answers(last)
+    found = [(name, title, score) for title, report in reports.items() for name, score in report["scores"].items()]
+    rates = ["score", "low", "high", "n"]
+    parts = ("parse_failure_rate", "chance")
+    scores = [
+        [name, title, *_rate(score), score["num_samples"], *(score["details"][part] for part in parts)]
+        for name, title, score in found
+    ]
+    families = [
+        [name, title, family, *(rate[part] for part in ("value", "low", "high", "n"))]
+        for name, title, score in found
+        for family, rate in score["details"]["by_family"].items()
+    ]
+    said = [[answer[column] for column in ANSWER_COLUMNS] for answer in shown]
+    return {
+        "capabilities": (["capability", "when", *rates, "unreadable", "chance"], scores),
+        "capability_families": (["capability", "when", "family", *rates], families),
+        "capability_answers": (list(ANSWER_COLUMNS), said),
+    }
 
 
 def answers(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -56,10 +85,7 @@ def answers(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return shown
 
 
-def _rate(report: Mapping[str, Any], name: str) -> tuple[float, float, float]:
-    score = report["scores"].get(name)
-    if score is None:
-        return 0.0, 0.0, 0.0
+def _rate(score: Mapping[str, Any]) -> tuple[float, float, float]:
     return (score["score"], *score["details"]["interval"])
 
 

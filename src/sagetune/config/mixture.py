@@ -47,6 +47,8 @@ class MixtureConfig:
             check_weights(self.weights, "mixture.weights", problems)
         self._check_names(problems)
         problems.check(self.eta is None or 0 <= self.eta <= 1, "mixture.eta", self.eta, "null or in [0, 1]")
+        by_weights = self.eta is None or self.strategy == MIX_STRATEGY
+        problems.check(by_weights, "mixture.eta", self.eta, f"null for {self.strategy}, which goes by no weights")
         if self.eta is not None and self.use:
             agent = sum(weight for task, weight in self.weights.items() if task != GENERAL)
             both = self.weights.get(GENERAL, 0) > 0 and agent > 0

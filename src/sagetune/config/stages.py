@@ -177,9 +177,9 @@ class EvaluationConfig:
     """Prompts generated together."""
     capabilities: dict[str, str] = field(default_factory=dict)
     """Capability -> what it is measured on: a reference of sft.train_data's forms, or gsm8k:<path>, hotpotqa:<path>,
-    strategyqa:<path>, ifeval:<path>. Empty = no capability report."""
+    strategyqa:<path>, ifeval:<path>, bfcl:<folder>. Empty = no capability report."""
     folder: str = "data"
-    """Folder of the files that the option real reads."""
+    """Folder of the files that the options of real benchmarks read."""
     samples: int | None = 100
     """Items of each capability; None = all there are."""
     attempts: int = 1

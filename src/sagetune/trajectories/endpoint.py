@@ -204,11 +204,12 @@ def _completion(text: str) -> dict[str, Any] | None:
 def _said(body: dict[str, Any]) -> Said:
     """The first choice. Raises BadReply where it is cut off, empty, or calls with arguments that are no JSON object."""
     choice, usage = body["choices"][0], body.get("usage") or {}
-    tokens = {name: usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")}
+    tokens: dict[str, Any] = {name: usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")}
     written = choice["message"]
     text = json.dumps(written, ensure_ascii=False)
     if choice.get("finish_reason") == "length":
-        raise CutOff(f"the reply was cut off after {tokens['completion_tokens']} tokens", text, **tokens)
+        reason = f"the reply was cut off after {tokens['completion_tokens']} tokens"
+        raise CutOff(reason, written.get("content") or "", **tokens)
     message: Message = {"role": "assistant", "content": written.get("content") or ""}
     try:
         calls = [_tool_call(call, number) for number, call in enumerate(written.get("tool_calls") or [], start=1)]

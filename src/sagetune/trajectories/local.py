@@ -29,6 +29,8 @@ from sagetune.trajectories.agents import Agent, Said
 from sagetune.trajectories.episode import BadReply, CutOff, Episode
 
 MAX_NEW_TOKENS = 256
+VALUES_LOOKED_AT = 256
+"""Of each tensor, to tell one model from another: training moves all of them, and reading them all takes a while."""
 QUIET_PASSES = 20
 """Passes of the event loop without a further request before a batch is closed. An episode that starts in place of one
 that ended needs several until it asks; without waiting for it the episodes would drift apart into small batches."""
@@ -64,6 +66,16 @@ class LocalAgent:
         self._seeds: list[int] = []
         self._batch: asyncio.Task[list[list[int]]] | None = None
 
+    @property
+    def identity(self) -> str:
+        """What the answers rest on, in 12 hexadecimal digits: the template, each tensor's dtype, and some of it."""
+        digest = hashlib.sha256(str(self._tokenizer.chat_template).encode())
+        for name, tensor in self._model.named_parameters():
+            step = max(1, tensor.numel() // VALUES_LOOKED_AT)
+            values = tensor.detach().reshape(-1)[::step].to("cpu", torch.float32)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + values.numpy().tobytes())
+        return digest.hexdigest()[:12]
+
     def start(self, episode: Episode) -> Agent:
         """The agent with the draws of this attempt."""
         attempt = (self._seed, episode.task.id, episode.method, episode.seed, episode.attempt)
@@ -83,7 +95,7 @@ class LocalAgent:
             )
         tokens = await self._generated(prompt, seed)
         text = self._tokenizer.decode(tokens)
-        costs = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens)}
+        costs: dict[str, Any] = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens)}
         if len(tokens) == self._max_new_tokens:
             raise CutOff(f"the reply was cut off after {len(tokens)} tokens", text, **costs)
         parsed = parse_reply(text) if tools else Reply(text.strip(), [], None if text.strip() else "the reply is empty")

@@ -24,6 +24,14 @@ def flexible_answer(text: str) -> str | None:
     return numbers[-1] if numbers else None
 
 
+def gold_number(gold: str) -> str:
+    """The number of a solution of GSM8K, or `gold` if it is one. Raises ValueError if it has none."""
+    wanted = strict_answer(gold) or (gold if FLEXIBLE.fullmatch(gold.strip()) else None)
+    if wanted is None:
+        raise ValueError(f"gold: expected a number or a solution that ends with '#### <number>', got {gold!r:.120}")
+    return wanted
+
+
 def score_gsm8k(text: str, gold: str) -> Scored:
     """1 if the number after `####` is the gold one, else 0; parse_failure without such a number.
 
@@ -31,9 +39,7 @@ def score_gsm8k(text: str, gold: str) -> Scored:
     text, which an echo of the question can hit. Numbers are compared as text without `,`, `$` and a final full stop.
     Source: lm-evaluation-harness 0.4.13, gsm8k.yaml. Raises ValueError if gold has no number.
     """
-    wanted = strict_answer(gold) or (gold if FLEXIBLE.fullmatch(gold.strip()) else None)
-    if wanted is None:
-        raise ValueError(f"gold: expected a number or a solution that ends with '#### <number>', got {gold!r:.120}")
+    wanted = gold_number(gold)
     strict, flexible = strict_answer(text), flexible_answer(text)
     figures = {"strict": _same_number(strict, wanted), "flexible": _same_number(flexible, wanted)}
     if strict is None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from sagetune.evaluation.calls import Reply
 from sagetune.evaluation.scoring.intervals import Rate, bootstrap, wilson
-from sagetune.evaluation.scoring.verdict import Scored, not_an_abstention, unreadable
+from sagetune.evaluation.scoring.verdict import Scored, judged, not_an_abstention, unreadable
+
+FIGURES = ("mrr",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +27,15 @@ class SelectionReport:
 
 
 def score_ranking(ranking: Sequence[str], gold: str) -> Scored:
-    """The reciprocal rank of the gold tool, 0 if it is not there; correct if it comes first.
+    """1 if the gold tool comes first, else 0. Figure `mrr`: its reciprocal rank, 0 if it is not there.
 
+    The score is top-1 and not the reciprocal rank, which a ranking of all candidates raises above blind choice.
     Repeated and invented names keep their place, so that neither can lift the tool. An empty ranking is unreadable.
     """
     if not ranking:
-        return unreadable("no candidate is ranked")
+        return unreadable("no candidate is ranked", FIGURES)
     if gold not in ranking:
-        return Scored(0.0, False, reason=f"{gold} is not ranked")
+        return judged(False, f"{gold} is not ranked", {"mrr": 0.0})
     return _at_rank(ranking.index(gold) + 1, gold)
 
 
@@ -45,19 +48,17 @@ def score_candidates(scores: Mapping[str, float], gold: str) -> Scored:
     if gold not in scores:
         raise ValueError(f"gold {gold!r} must be one of the candidates {', '.join(scores)}")
     if any(math.isnan(score) for score in scores.values()):
-        return unreadable("a candidate's score is not a number")
+        return unreadable("a candidate's score is not a number", FIGURES)
     return _at_rank(sum(score >= scores[gold] for score in scores.values()), gold)
 
 
 def score_selection(reply: Reply, gold: str, prompt: str = "", functions: Sequence[str] = ()) -> Scored:
     """The same from a model's calls, the first of which is its choice."""
     if failure := not_an_abstention(reply, prompt, functions):
-        return unreadable(failure)
-    return (
-        score_ranking([call["name"] for call in reply.calls], gold)
-        if reply.calls
-        else Scored(0.0, False, reason="no call")
-    )
+        return unreadable(failure, FIGURES)
+    if not reply.calls:
+        return judged(False, "no call", {"mrr": 0.0})
+    return score_ranking([call["name"] for call in reply.calls], gold)
 
 
 def selection_report(scored: Sequence[Scored], *, seed: int = 0) -> SelectionReport:
@@ -65,10 +66,10 @@ def selection_report(scored: Sequence[Scored], *, seed: int = 0) -> SelectionRep
     return SelectionReport(
         n=len(scored),
         top_1=wilson(sum(item.correct for item in scored), len(scored)),
-        mrr=bootstrap([item.score for item in scored], seed=seed),
+        mrr=bootstrap([item.figures["mrr"] for item in scored], seed=seed),
         parse_failure_rate=wilson(sum(item.parse_failure for item in scored), len(scored)),
     )
 
 
 def _at_rank(rank: int, gold: str) -> Scored:
-    return Scored(1 / rank, rank == 1, reason="" if rank == 1 else f"{gold} comes at rank {rank}")
+    return judged(rank == 1, f"{gold} comes at rank {rank}", {"mrr": 1 / rank})
