@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from sagetune.commands import collect, doctor, evaluate, select, train
+from sagetune.commands import collect, doctor, evaluate, methods, select, train
 
 COMMANDS: dict[str, tuple[Callable[[], None], str]] = {
     "train": (train.main, "fine-tune a model and measure it before and after"),
     "evaluate": (evaluate.main, "measure what an agent can do, capability by capability"),
     "collect": (collect.main, "let an agent act on tasks and write what it did, to train on it"),
     "select": (select.main, "choose samples of a pool and write them, without training"),
+    "methods": (methods.main, "list the methods, ours and yours: what each sets, its paper, its file"),
     "doctor": (doctor.main, "look at data as the model will see it: masks, lengths, faults"),
 }
 
