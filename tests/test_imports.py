@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "sagetune"
+FACADES = ("sage.libs.finetune.agent", "sage.benchmark.benchmark_agent.experiments.method_comparison")
 ORDER = [
     *(
         "processor",
         "config",
         "files",
+        "methods",
         "sample",
         "formats",
         "world",
@@ -60,12 +62,21 @@ ORDER = [
         "measuring",
         "trainer",
         "run",
+        "facades",
         "commands",
         "__main__",
     ),
 ]
 LIGHT = (
-    *("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.formats.fireact", "sagetune.mixing"),
+    *(
+        "sagetune.config",
+        "sagetune.methods",
+        "sagetune.facades",
+        "sagetune.sample",
+        "sagetune.formats",
+        "sagetune.formats.fireact",
+        "sagetune.mixing",
+    ),
     *("sagetune.sources", "sagetune.world", "sagetune.evaluation.answers", "sagetune.trajectories.search"),
     *("sagetune.trajectories.bfcl", "sagetune.trajectories.collector", "sagetune.trajectories.convert"),
     *("sagetune.trajectories.agents", "sagetune.trajectories.endpoint"),
@@ -98,7 +109,7 @@ def test_a_file_imports_only_what_stands_above_it(path: Path) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("module", [*LIGHT, "sagetune.commands", "sage.libs.finetune.agent"])
+@pytest.mark.parametrize("module", [*LIGHT, "sagetune.commands", *FACADES])
 def test_light_modules_do_not_load_torch(module: str) -> None:
     heavy = ("torch", "lightning", "transformers", "openai", "smolagents", "langchain_core")
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"

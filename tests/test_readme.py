@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from sagetune.methods import MethodRegistry
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = [
     [line.split("  #")[0].strip().removeprefix(".venv/bin/") for line in block.splitlines() if line.strip()]
@@ -34,22 +36,24 @@ def test_the_commands_of_the_readme_work(block: list[str], tmp_path: Path) -> No
         assert done.returncode == 0, command + done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    ("block", "printed"),
-    zip(
-        re.findall(r"```python\n(.*?)```", README, re.DOTALL),
-        ("'timing': 23", "attempts are worth", "Final loss"),
-        strict=True,
-    ),
-    ids=["MultiTaskMixer", "collect_and_convert", "AgentSFTTrainer"],
-)
-def test_the_python_of_the_readme_works(block: str, printed: str, tmp_path: Path) -> None:
-    run, environment = [sys.executable, "-c", block], os.environ | {"WANDB_MODE": "offline"}
+def test_the_python_of_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:
+    run = [sys.executable, "-c", "".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))]
+    environment = os.environ | {"WANDB_MODE": "offline"}
     done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    assert printed in done.stdout
-    if "save_model" in block:
-        assert (tmp_path / "outputs/my_agent_model/adapter_model.safetensors").is_file()
+    for printed in ("Final loss", "my_conf/method/my_method.yaml", "Selected 10 samples", "Kept ", "'timing': 23"):
+        assert printed in done.stdout
+    assert "Overall: " in done.stdout
+    assert (tmp_path / "outputs/my_agent_model/adapter_model.safetensors").is_file()
+
+
+def test_the_method_of_the_readme_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (path,) = re.findall(r"# (my_conf\S+)", text)
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(text)
+    method = MethodRegistry.get_all_methods(tmp_path / "my_conf")["careful"]
+    assert (method.use_dora, method.coreset_strategy) == (True, "loss_topk")
 
 
 def test_the_readme_lists_every_file_of_the_package() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from sagetune.commands import collect, compare, doctor, evaluate, select, sync, train
+from sagetune.commands import collect, compare, doctor, evaluate, methods, select, sync, train
 
 COMMANDS: dict[str, tuple[Callable[[], None], str]] = {
     "train": (train.main, "fine-tune a model and measure it before and after"),
@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[Callable[[], None], str]] = {
     "collect": (collect.main, "let an agent act on tasks and write what it did, to train on it"),
     "compare": (compare.main, "say which runs of a folder are better, at what price, and how sure that is"),
     "select": (select.main, "choose samples of a pool and write them, without training"),
+    "methods": (methods.main, "list the methods, ours and yours: what each sets, its paper, its file"),
     "doctor": (doctor.main, "look at data as the model will see it: masks, lengths, faults"),
     "sync": (sync.main, "send what was logged offline to Weights & Biases"),
 }
