@@ -46,3 +46,17 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[-1]), lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def rescored(answers: Path, capability: str, data: str, samples: int) -> dict[str, Any]:
+    """The score of answers that an evaluation has written, as the scorers are now."""
+    from collections import defaultdict
+
+    from sagetune.capability.data import items_of
+    from sagetune.capability.evaluator import scored
+    from sagetune.trajectories.record import load_trajectories
+
+    attempts = defaultdict(list)
+    for trajectory in load_trajectories(answers):
+        attempts[trajectory.task_id].append(trajectory)
+    return scored(capability, items_of(capability, data, samples), attempts, {}).to_dict()
