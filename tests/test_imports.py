@@ -50,6 +50,7 @@ ORDER = [
         "trajectories",
         "capability",
         "runfolder",
+        "status",
         "report",
         "tracking",
         "training_set",
@@ -58,6 +59,9 @@ ORDER = [
         "measuring",
         "trainer",
         "run",
+        "attempt",
+        "sweep",
+        "jobs",
         "commands",
         "__main__",
     ),
@@ -69,6 +73,7 @@ LIGHT = (
     *("sagetune.trajectories.agents", "sagetune.trajectories.endpoint"),
     *("sagetune.evaluation.scoring.tool_use", "sagetune.evaluation.scoring.instruction_following"),
     *("sagetune.evaluation.scoring.timing", "sagetune.evaluation.scoring.selection"),
+    *("sagetune.status", "sagetune.attempt", "sagetune.sweep", "sagetune.jobs"),
 )
 
 
