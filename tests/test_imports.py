@@ -51,6 +51,7 @@ ORDER = [
         "capability",
         "runfolder",
         "status",
+        "untouched",
         "report",
         "tracking",
         "training_set",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from omegaconf import OmegaConf
 from sagetune import run as running
 from sagetune import status
 from sagetune.attempt import attempt
-from sagetune.config import RunConfig, WandbConfig
+from sagetune.config import BudgetConfig, RunConfig, WandbConfig
 from sagetune.interrupts import Interrupted
 from sagetune.runfolder import RunFolder
 from sagetune.sample import Sample
 from sagetune.sweep import score
+from sagetune.trainer import AgentSFTTrainer
+from sagetune.untouched import measured_once, rests_on
 
 MakeRun = Callable[..., RunConfig]
 QUICK = ("model=tiny", "data=file", "budget=smoke", "evaluation.data=null", "trainer.checkpoint_every_n_steps=4")
@@ -43,7 +46,7 @@ def test_a_job_finds_its_folder_again_and_another_value_has_another(make_run: Ma
     folder = RunFolder.create(run)
     assert folder.path.parent == tmp_path / "s"
     assert folder.path.name.startswith("custom-s0-")
-    mirrored = dataclasses.replace(run, wandb=WandbConfig(mode="offline"), objective="after.tokens.accuracy")
+    mirrored = dataclasses.replace(run, wandb=WandbConfig(mode="offline"), score="after.tokens.accuracy")
     assert RunFolder.create(mirrored).path == folder.path
     names = [folder.path.name, *(RunFolder.in_sweep(in_sweep(make_run(lora_r=rank))).path.name for rank in (2, 3))]
     names.append(RunFolder.in_sweep(dataclasses.replace(run, seed=1)).path.name)
@@ -111,12 +114,55 @@ def test_however_a_run_ends_its_folder_tells(
     assert (found.traceback is None) == (found.status == "interrupted")
 
 
-def test_a_sweeper_is_told_the_figure_that_objective_names(make_run: MakeRun) -> None:
+def test_a_sweeper_is_told_the_figure_that_its_field_score_names(make_run: MakeRun) -> None:
     run = in_sweep(make_run())
     folder = RunFolder.create(run)
     folder.result.write_text(json.dumps({"after": {"tokens": {"loss": 0.5}, "actions": None}}))
     assert score(run) == 0.5
-    assert score(dataclasses.replace(run, objective="after.actions.exact_match.value")) is None
+    assert score(dataclasses.replace(run, score="after.actions.exact_match.value")) is None
+
+
+# what the runs of a sweep share
+
+
+@pytest.mark.parametrize("jobs_at_once", [1, 3])
+def test_the_untouched_model_is_measured_once_a_sweep(jobs_at_once: int, make_run: MakeRun, tmp_path: Path) -> None:
+    measured: list[Path] = []
+
+    def measure(answers: Path) -> dict[str, Any]:
+        time.sleep(0.05)
+        measured.append(answers)
+        answers.mkdir(parents=True)
+        (answers / "planning.jsonl").write_text("{}\n")
+        return {"tokens": len(measured)}
+
+    def before(run: RunConfig) -> dict[str, Any]:
+        folder = RunFolder.create(run)
+        found = measured_once(run, folder, measure)
+        assert (folder.answers / "before" / "planning.jsonl").is_file()
+        return found
+
+    alike = [make_run(), make_run(use_dora=True, learning_rate=1.0), make_run(lora_r=2, num_epochs=7)]
+    alike = [in_sweep(dataclasses.replace(run, seed=seed)) for seed, run in enumerate(alike)]
+    with ThreadPoolExecutor(jobs_at_once) as pool:
+        assert list(pool.map(before, alike)) == [{"tokens": 1}] * 3
+    others = [make_run(eval_data="agent_sft:dev"), make_run(use_lora=False), make_run(base_model="elsewhere")]
+    assert [before(in_sweep(run)) for run in others] == [{"tokens": number} for number in (2, 3, 4)]
+    assert before(dataclasses.replace(alike[0], sweep="another")) == {"tokens": 5}
+    assert before(dataclasses.replace(alike[0], sweep=None)) == {"tokens": 6}
+    assert measured[-1].is_relative_to(tmp_path)
+    assert measured[-1].parent.name == "answers"
+
+
+def test_what_is_shared_is_what_each_run_would_measure(make_run: MakeRun) -> None:
+    runs = [
+        make_run(eval_data="agent_sft:dev", budget=BudgetConfig(eval_samples=3)),
+        make_run(eval_data="agent_sft:dev", budget=BudgetConfig(eval_samples=3, max_steps=1), use_dora=True, lora_r=2),
+    ]
+    runs[1] = dataclasses.replace(runs[1], seed=5)
+    assert rests_on(runs[0]) == rests_on(runs[1])
+    figures = [AgentSFTTrainer(run).measure("before training")["tokens"] for run in runs]
+    assert figures[0] == figures[1]
 
 
 # sweeps

@@ -27,6 +27,7 @@ from sagetune.interrupts import Interrupted, Interrupts
 from sagetune.runfolder import RunFolder
 from sagetune.tracking import Tracker
 from sagetune.trainer import AgentSFTTrainer
+from sagetune.untouched import measured_once
 
 Measured = dict[str, Any]
 
@@ -50,7 +51,9 @@ def execute(run: RunConfig, folder: RunFolder, console: Console, interrupts: Int
 def stages(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Console, interrupts: Interrupts) -> Measured:
     """Measure, train, reload from disk, measure again."""
     trainer = AgentSFTTrainer(run, console=console)
-    before = _once(folder.before, lambda: measured(trainer, "before training", folder.answers / "before"))
+    before = _once(
+        folder.before, lambda: measured_once(run, folder, lambda answers: measured(trainer, "before training", answers))
+    )
     training = _once(folder.training, lambda: trainer.fit(folder, tracker, interrupts).to_dict())
     after = _once(folder.after, lambda: measured(reloaded(trainer, folder), "after training", folder.answers / "after"))
     write_samples(folder, before, after)

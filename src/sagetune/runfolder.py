@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sagetune.config import RunConfig
 
-CHANGES_NOTHING = ("method", "run_name", "sweep", "resume", "objective", "wandb")
+CHANGES_NOTHING = ("method", "run_name", "sweep", "resume", "score", "wandb")
 """Fields that a run's result does not follow from; `method` only describes what the others set."""
 
 

@@ -57,13 +57,13 @@ OmegaConf.register_new_resolver("sweep_name", lambda: SweepFolder.name, use_cach
 
 
 def score(run: RunConfig) -> float | None:
-    """What a sweeper is told of a job that is done: the figure of result.json that `objective` names.
+    """What a sweeper is told of a job that is done: the figure of result.json that its field `score` names.
 
     None where the run did not measure it.
     """
     folder = RunFolder(Path(run.resume)) if run.resume is not None else RunFolder.in_sweep(run)
     found: Any = json.loads(folder.result.read_text(encoding="utf-8"))
-    for name in run.objective.split("."):
+    for name in run.score.split("."):
         found = found.get(name) if isinstance(found, dict) else None
     return float(found) if isinstance(found, int | float) else None
 

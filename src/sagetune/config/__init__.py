@@ -81,7 +81,7 @@ class RunConfig:
     """Folder of the run inside sft.output_dir; None = method, seed and time."""
     sweep: str | None = None
     """Folder inside sft.output_dir that holds the runs of a sweep, which sets it itself; None = a run of its own."""
-    objective: str = "after.tokens.loss"
+    score: str = "after.tokens.loss"
     """The figure of result.json, by its path, that a sweeper such as Optuna searches by."""
     resume: str | None = None
     """Run folder to go on with; its own config.yaml then is the configuration."""
