@@ -33,7 +33,7 @@ def test_a_launcher_of_the_extras_does_the_jobs_and_its_exit_code_tells(name: st
     assert done.returncode == 2, done.stdout + done.stderr
     statuses = [json.loads(path.read_text())["status"] for path in tmp_path.glob("out/sweep-*/*/status.json")]
     assert sorted(statuses) == ["done", "failed"]
-    again = sweep(tmp_path, "sft.lora_r=2,")
+    again = sweep(tmp_path, "sft.lora_r=choice(2)")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "1 of 1 jobs are done already" in again.stdout
 
