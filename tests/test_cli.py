@@ -111,7 +111,7 @@ def test_a_run_writes_its_folder_and_ends_with_the_table(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr[-3000:]
     names = {path.name for path in (tmp_path / "r").iterdir()}
     assert names == {
-        *("config.yaml", "environment.json", "metrics.jsonl", "adapter", "checkpoints", "training.json"),
+        *("config.yaml", "status.json", "environment.json", "metrics.jsonl", "adapter", "checkpoints", "training.json"),
         *("before.json", "after.json", "samples.jsonl", "result.json", "report.html", "wandb"),
     }
     assert "exact match" in done.stdout
@@ -156,7 +156,12 @@ def test_a_failed_run_says_why_in_its_folder(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert f"{data}:1" in done.stderr
     assert "asistant" in done.stderr
-    assert '"failed"' in (tmp_path / "r" / "result.json").read_text()
+    status = json.loads((tmp_path / "r" / "status.json").read_text())
+    assert (status["status"], status["exit_code"]) == ("failed", 2)
+    assert "asistant" in status["reason"]
+    assert status["traceback"].startswith("Traceback")
+    assert status["command"] == f"sagetune train resume={tmp_path / 'r'}"
+    assert not (tmp_path / "r" / "result.json").exists()
 
 
 def test_select_writes_the_chosen_samples_without_training(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from comparison_runs import BASELINE, DORA, start_run, write_run
+from sagetune import status
 from sagetune.comparison import write_comparison
 from sagetune.comparison.choosing import unequal_search
 from sagetune.comparison.comparison import Comparison, compare
@@ -21,6 +23,7 @@ from sagetune.comparison.verdicts import compare_items
 from sagetune.comparison.wording import Evidence, verdict
 from sagetune.config import MethodInfo
 from sagetune.files import write_json
+from sagetune.runfolder import RunFolder
 
 LORA_PLUS = MethodInfo(id="H_lora_plus", name="LoRA+")
 
@@ -36,6 +39,13 @@ def sweep(folder: Path, seeds: int = 3) -> Path:
 
 def evidence_of(found: Comparison, variant: str, key: str) -> Evidence:
     return next(v.evidence for v in found.verdicts if (v.evidence.variant, v.figure.key) == (variant, key))
+
+
+def tell(folder: RunFolder, stands: str, reason: str | None, command: str = "") -> None:
+    """Leave the status.json of a run that is not done."""
+    command = command or status.command_of(folder)
+    found = status.Status(status=stands, reason=reason, command=command, started="2026-11-26T10:00:00+00:00", pid=7)
+    write_json(folder.status, dataclasses.asdict(found))
 
 
 def test_means_and_paired_differences_are_those_of_the_seeds(tmp_path: Path) -> None:
@@ -184,8 +194,7 @@ def test_what_is_missing_is_listed_with_cause_and_command(tmp_path: Path) -> Non
     write_run(tmp_path, BASELINE, 0)
     write_run(tmp_path, BASELINE, 1)
     failed = start_run(tmp_path, DORA, 0)
-    told = {"status": "failed", "reason": "RuntimeError: boom", "traceback": "Traceback ...", "command": "sagetune go"}
-    write_json(failed.status, told)
+    tell(failed, "failed", "RuntimeError: boom", command="sagetune go")
     found = compare(tmp_path)
     names = ("variant", "seed", "status", "reason", "command")
     assert [tuple(cell[name] for name in names) for cell in found.missing] == [
@@ -198,19 +207,20 @@ def test_what_is_missing_is_listed_with_cause_and_command(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("result", "status", "reason"),
+    ("told", "stands", "reason"),
     [
-        (None, "unfinished", "there is no result.json"),
-        ({"status": "failed", "reason": "Traceback\nValueError: no"}, "failed", "ValueError: no"),
-        ({"status": "interrupted", "reason": "stopped by SIGTERM"}, "interrupted", "stopped by SIGTERM"),
+        (None, "unfinished", "it never began"),
+        (("failed", "ValueError: no\nand more: no"), "failed", "and more: no"),
+        (("interrupted", "stopped by SIGTERM"), "interrupted", "stopped by SIGTERM"),
+        (("running", None), "killed", "its process 7 is gone"),
     ],
 )
-def test_a_run_without_figures_tells_how_it_stands(tmp_path: Path, result: Any, status: str, reason: str) -> None:
+def test_a_run_without_figures_tells_how_it_stands(tmp_path: Path, told: Any, stands: str, reason: str) -> None:
     folder = start_run(tmp_path, DORA, 0)
-    if result:
-        write_json(folder.result, result)
+    if told:
+        tell(folder, *told)
     (cell,) = compare(tmp_path).missing
-    assert (cell["status"], cell["reason"]) == (status, reason)
+    assert (cell["status"], cell["reason"]) == (stands, reason)
     assert cell["command"] == f"sagetune train resume={folder.path}"
 
 
@@ -272,7 +282,7 @@ def test_the_files_beside_the_page_hold_every_run_and_every_figure(tmp_path: Pat
 
 
 def test_text_of_runs_is_escaped(tmp_path: Path) -> None:
-    write_json(start_run(tmp_path, DORA, 0).status, {"status": "failed", "reason": "<script>alert(1)</script>"})
+    tell(start_run(tmp_path, DORA, 0), "failed", "<script>alert(1)</script>")
     assert "<script>" not in write_comparison(tmp_path).read_text()
 
 

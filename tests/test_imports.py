@@ -52,6 +52,8 @@ ORDER = [
         "trajectories",
         "capability",
         "runfolder",
+        "status",
+        "untouched",
         "report",
         "comparison",
         "rate_search",
@@ -63,6 +65,9 @@ ORDER = [
         "trainer",
         "run",
         "facades",
+        "attempt",
+        "sweep",
+        "jobs",
         "commands",
         "__main__",
     ),
@@ -82,6 +87,7 @@ LIGHT = (
     *("sagetune.trajectories.agents", "sagetune.trajectories.endpoint"),
     *("sagetune.evaluation.scoring.tool_use", "sagetune.evaluation.scoring.instruction_following"),
     *("sagetune.evaluation.scoring.timing", "sagetune.evaluation.scoring.selection"),
+    *("sagetune.status", "sagetune.attempt", "sagetune.sweep", "sagetune.jobs"),
 )
 
 

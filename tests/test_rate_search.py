@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from sagetune.attempt import attempt
 from sagetune.config import BudgetConfig, EvaluationConfig, RunConfig
 from sagetune.rate_search import chosen, searched, trial_of
-from sagetune.run import run_or_report
 from sagetune.runfolder import RunFolder
 
 RATES = [1e-3, 1e-2, 1e-1]
@@ -82,7 +82,7 @@ def test_a_search_in_which_every_rate_diverges_is_refused(run: RunConfig, tmp_pa
 def test_a_run_searches_trains_with_the_best_rate_and_counts_the_cost(run: RunConfig, tmp_path: Path) -> None:
     run.run_name = "searched"
     run.evaluation = EvaluationConfig(data=None)
-    assert run_or_report(run) == 0
+    assert attempt(RunFolder.create(run), run) == 0
     result = json.loads((tmp_path / "searched" / "result.json").read_text())
     tried = result["search"]["tried"]
     assert [trial["learning_rate"] for trial in tried] == RATES

@@ -36,7 +36,6 @@ def measured(loss: float, exact_match: float) -> dict[str, Any]:
 
 RESULT = {
     "status": "done",
-    "reason": None,
     "method": {"id": "dora", "name": "DoRA", "description": "", "source": "arXiv:2402.09353"},
     "seed": 0,
     "steps": 3,
@@ -89,7 +88,7 @@ def test_what_was_not_measured_has_no_row() -> None:
         "token accuracy",
         "turns predicted whole",
     ]
-    assert report.before_after_rows({"status": "failed"}) == []
+    assert report.before_after_rows({"before": None, "after": None}) == []
 
 
 def test_the_printed_table_fits_into_80_columns_uncut() -> None:
@@ -160,15 +159,6 @@ def test_the_page_loads_nothing_and_runs_nothing(folder: RunFolder) -> None:
 def test_the_same_files_give_the_same_bytes(folder: RunFolder) -> None:
     first = report.write_html(folder.path).read_bytes()
     assert report.write_html(folder.path).read_bytes() == first
-
-
-def test_a_failed_run_has_a_page_with_its_reason(folder: RunFolder) -> None:
-    names = ("method", "seed")
-    failed = {"status": "failed", "reason": "loss is not finite", **{name: RESULT[name] for name in names}}
-    write_json(folder.result, failed)
-    for path in (folder.metrics, folder.samples, folder.environment):
-        path.unlink()
-    assert "loss is not finite" in report.write_html(folder.path).read_text(encoding="utf-8")
 
 
 def test_samples_shown_are_of_every_kind() -> None:

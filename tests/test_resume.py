@@ -166,7 +166,9 @@ def test_a_stop_saves_inside_the_step_says_so_and_resumes(
     output = send_when(process, folder, 5, what)
     assert process.returncode == code, output
     assert re.search(rf"stopped by {what.name}.*sagetune train resume={folder}", output, re.DOTALL)
-    assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["status"], status["exit_code"]) == ("interrupted", code)
+    assert not (folder / "result.json").exists()
     finish(resume(folder))
     assert_same_training(folder, undisturbed)
     assert "done already" in finish(resume(folder))
@@ -177,6 +179,8 @@ def test_a_run_that_is_killed_after_training_keeps_its_metrics(undisturbed: Path
     shutil.copytree(undisturbed, folder)
     for name in ("after.json", "result.json", "report.html"):
         (folder / name).unlink()
+    status = json.loads((folder / "status.json").read_text())
+    (folder / "status.json").write_text(json.dumps(status | {"status": "running"}))
     finish(resume(folder))
     assert (folder / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
     assert json.loads((folder / "result.json").read_text())["data"]["train"]["used"] == 41

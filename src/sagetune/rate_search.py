@@ -68,6 +68,7 @@ def trial_of(run: RunConfig, folder: RunFolder, rate: float) -> RunConfig:
         trainer=dataclasses.replace(run.trainer, eval_every_n_steps=None),
         wandb=dataclasses.replace(run.wandb, mode="disabled"),
         run_name=f"rate-{rate:g}",
+        sweep=None,
     )
 
 

@@ -7,7 +7,6 @@ import json
 import resource
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.console import Console
 
 from sagetune import report, world
 from sagetune.between_tasks import read_rows, score_matrix, task_figures
+from sagetune.capability.data import check_capabilities
 from sagetune.capability.evaluator import AgentCapabilityEvaluator
 from sagetune.capability.page import tables
 from sagetune.config import RunConfig
@@ -30,22 +30,41 @@ from sagetune.rate_search import searched
 from sagetune.runfolder import RunFolder
 from sagetune.tracking import Tracker
 from sagetune.trainer import AgentSFTTrainer
+from sagetune.untouched import measured_once
 
 Measured = dict[str, Any]
 
 
-def execute(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Console, interrupts: Interrupts) -> Measured:
-    """Measure, train, reload from disk, measure again; returns what result.json holds."""
+def execute(run: RunConfig, folder: RunFolder, console: Console, interrupts: Interrupts) -> Measured:
+    """Do what is left of a run, its log open meanwhile; returns what result.json holds."""
+    quiet_libraries()
+    check_capabilities(run.evaluation)
+    tracker, code = Tracker(folder.path, run, resume_step=checkpoint_step(folder)), 1
+    try:
+        result = stages(run, folder, tracker, console, interrupts)
+        code = 0
+    except Interrupted as stop:
+        code = stop.exit_code
+        raise
+    finally:
+        tracker.finish(code)
+    return result
+
+
+def stages(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Console, interrupts: Interrupts) -> Measured:
+    """Measure, train, reload from disk, measure again."""
     run = searched(run, folder, lambda trial, place: tried(trial, place, console, interrupts), console)
     trainer = AgentSFTTrainer(run, console=console)
-    before = _once(folder.before, lambda: measured(trainer, "before training", folder.answers / "before"))
+    before = _once(
+        folder.before, lambda: measured_once(run, folder, lambda answers: measured(trainer, "before training", answers))
+    )
     training = _once(folder.training, lambda: trainer.fit(folder, tracker, interrupts).to_dict())
     after = _once(folder.after, lambda: measured(reloaded(trainer, folder), "after training", folder.answers / "after"))
     write_samples(folder, before, after)
     result = summarise(run, folder, before, training, after)
     write_json(folder.result, result)
     mirror(tracker, folder, result)
-    report.write_html(folder.path)  # last: a run is done when its report is there
+    report.write_html(folder.path)
     return result
 
 
@@ -61,47 +80,6 @@ def tried(run: RunConfig, folder: RunFolder, console: Console, interrupts: Inter
         tracker.finish(0)
     loss = trainer.measure("on dev data")["tokens"]["loss"]
     return {"loss": loss, "reason": None, "tokens": training.tokens}
-
-
-def run_or_report(run: RunConfig) -> int:
-    """Carry out `run`, tell how it ended, and return the exit code: 0, 1 failed, 2 refused, 130 or 143 interrupted."""
-    console = Console()
-    quiet_libraries()
-    try:
-        folder, run = RunFolder.open(Path(run.resume)) if run.resume else (RunFolder.create(run), run)
-    except ValueError as error:
-        print(f"sagetune train: {error}", file=sys.stderr)
-        return 2
-    if _is_done(folder):
-        console.print(f"{folder.path} is done already: nothing to go on with", markup=False, soft_wrap=True)
-        return 0
-    console.print(f"run folder: {folder.path}", markup=False, soft_wrap=True)
-    code, tracker = 1, None
-    try:
-        with Interrupts() as interrupts:
-            tracker = Tracker(folder.path, run, resume_step=checkpoint_step(folder))
-            result = execute(run, folder, tracker, console, interrupts)
-        report.print_before_after(console, result)
-        report.print_stream(console, result)
-        console.print(f"report: {folder.report}", markup=False, soft_wrap=True)
-        code = 0
-    except Interrupted as stop:
-        code = stop.exit_code
-        _write_status(folder, run, "interrupted", str(stop))
-        resume = f"sagetune train resume={folder.path}"
-        console.print(f"{stop}; all that is needed is saved. Go on with: {resume}", markup=False, soft_wrap=True)
-    except Exception as error:
-        # The run's boundary: the reason goes into the run folder, and the caller gets an exit code.
-        _write_status(folder, run, "failed", "".join(traceback.format_exception(error)))
-        if isinstance(error, ValueError):
-            print(f"sagetune train: {error}", file=sys.stderr)
-            code = 2
-        else:
-            traceback.print_exception(error)
-    finally:
-        if tracker is not None:
-            tracker.finish(code)
-    return code
 
 
 def quiet_libraries() -> None:
@@ -151,7 +129,6 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
     selecting = {"select": training["selection"]["seconds"]} if training["selection"] else {}
     return {
         "status": "done",
-        "reason": None,
         "method": dataclasses.asdict(run.method),
         "seed": run.seed,
         **{name: training[name] for name in ("steps", "tokens", "supervised_tokens", "seconds", "final_loss")},
@@ -280,14 +257,3 @@ def _without_items(measured: Measured) -> Measured:
         }
         figures["capabilities"] = {**capabilities, "scores": scores}
     return figures
-
-
-def _is_done(folder: RunFolder) -> bool:
-    if not folder.result.is_file() or not folder.report.is_file():
-        return False
-    return bool(json.loads(folder.result.read_text())["status"] == "done")
-
-
-def _write_status(folder: RunFolder, run: RunConfig, status: str, reason: str) -> None:
-    row = {"status": status, "reason": reason, "method": dataclasses.asdict(run.method), "seed": run.seed}
-    write_json(folder.result, row)

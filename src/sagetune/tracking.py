@@ -201,7 +201,7 @@ def _init(run_dir: Path, config: RunConfig, mode: Literal["online", "offline"]) 
         name=run_dir.absolute().name,
         project=config.wandb.project,
         entity=config.wandb.entity,
-        group=config.wandb.group,
+        group=config.wandb.group or config.sweep,
         job_type=config.method.label,
         tags=tags(config),
         config=plain(config),

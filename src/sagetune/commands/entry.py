@@ -6,17 +6,22 @@ import dataclasses
 import difflib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sagetune.config import CONF_DIR
+from sagetune.interrupts import Interrupted
 from sagetune.processor import prepare_process
+from sagetune.sweep import JobFailed, SweepFolder
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -28,41 +33,74 @@ WHERE_TO_SET = {
 }
 
 
-def run_command(name: str, schema: type, task: Callable[[Any], int]) -> None:
+def run_command(
+    name: str,
+    schema: type,
+    task: Callable[[Any], int],
+    *,
+    score: Callable[[Any], float | None] | None = None,
+    refuse: Callable[[DictConfig, Sequence[str], str], None] | None = None,
+    conclude: Callable[[Path], None] | None = None,
+) -> None:
     """Compose conf/<name>.yaml against `schema`, call `task` with the dataclass, and exit with what it returns.
 
     A configuration that does not compose or does not pass its checks is told on standard error, without a traceback,
     with exit code 2. A sweep goes on after a failed job and exits with the first failure's code.
+
+    score: what a sweeper is told of a job that is done. refuse: called in a sweep with the configuration that does not
+    pass its checks, the job's overrides and the reason. conclude: called with a sweep's folder when it has ended,
+    however it has.
     """
     prepare_process()
     ConfigStore.instance().store(name="run_config" if name == "train" else f"{name}_config", node=schema)
-    codes: list[int] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)
-    def compose(cfg: DictConfig) -> None:
+    def compose(cfg: DictConfig) -> float | None:
+        hydra_config = HydraConfig.get()
+        swept, overrides = hydra_config.mode == RunMode.MULTIRUN, list(hydra_config.overrides.task)
         try:
             config = to_dataclass(cfg, schema)
         except (ValueError, OmegaConfBaseException) as error:
             print(f"sagetune {name}: {explain(error)}\n{suggest(error, schema)}".strip(), file=sys.stderr)
-            codes.append(USAGE_ERROR)
-            return
-        code = task(config)
-        codes.append(code)
-        if code in STOPPED:
-            sys.exit(code)  # a sweep stops, too
+            if swept and refuse is not None:
+                refuse(cfg, overrides, explain(error))
+            code = USAGE_ERROR
+        else:
+            code = task(config)
+        in_this_process = hydra_config.runtime.choices["hydra/launcher"] == "basic"
+        if code and swept and not (in_this_process and code in STOPPED):
+            raise JobFailed(f"sagetune {name} {' '.join(overrides)}: exit code {code}", code)
+        if code:
+            sys.exit(code)  # asked to stop, a sweep in this process stops, too
+        return score(config) if swept and score is not None else None
 
+    code = _exit_code(compose, schema)
+    if conclude is not None and SweepFolder.path is not None:
+        conclude(SweepFolder.path)
+    sys.exit(code)
+
+
+def _exit_code(compose: Callable[[], None], schema: type) -> int:
+    """Let Hydra do the run or the sweep; what it leaves by as an exit code."""
     try:
         compose()
+    except Interrupted as stop:
+        return stop.exit_code
+    except JobFailed as failed:  # with HYDRA_FULL_ERROR=1
+        return failed.exit_code
     except SystemExit as stop:
-        if stop.code in (None, 0) or stop.code in STOPPED:
-            raise
-        if not isinstance(stop.__context__, HydraException | OmegaConfBaseException):
-            sys.exit(1)  # a fault of ours: its traceback is on standard error
-        hint = suggest(stop.__context__, schema)
+        cause = stop.__context__
+        if isinstance(cause, JobFailed):
+            return cause.exit_code
+        if cause is None:  # Hydra's own answers, or a single run's code
+            return stop.code if isinstance(stop.code, int) else 0
+        if not isinstance(cause, HydraException | OmegaConfBaseException):
+            return 1  # a fault of ours: its traceback is on standard error
+        hint = suggest(cause, schema)
         if hint:
             print(hint, file=sys.stderr)
-        sys.exit(USAGE_ERROR)
-    sys.exit(next((code for code in codes if code), 0))
+        return USAGE_ERROR
+    return 0
 
 
 def to_dataclass(cfg: DictConfig, schema: type) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from sagetune import status
 from sagetune.config import MethodInfo
 from sagetune.runfolder import RunFolder
 
@@ -93,20 +93,19 @@ def flat(tree: Tree, prefix: str = "") -> Tree:
 
 
 def _told(folder: RunFolder) -> dict[str, str]:
-    """How the run stands: done if it has a result, else what status.json or a result.json without figures tells."""
-    result, status = _read(folder.result), _read(folder.status)
-    if result and result.get("status", "done") == "done":
-        return {"status": "done"}
-    record = status or result
-    if record.get("status") in (None, "done"):
-        record = {"status": UNFINISHED, "reason": "there is no result.json"}
-    reason = str(record.get("reason") or "no reason is recorded").strip()
-    command = record.get("command") or f"sagetune train resume={folder.path}"
+    """How the run stands: done if it has its result, else what status.json tells."""
+    found = status.read(folder)
+    if folder.result.is_file() and (found is None or found.status == status.DONE):
+        return {"status": status.DONE}
+    resume = status.command_of(folder)
+    if found is None:
+        return {"status": UNFINISHED, "reason": "it never began", "traceback": "", "command": resume}
+    reason = (found.reason or "no reason is recorded").strip()
     return {
-        "status": record["status"],
+        "status": found.status,
         "reason": reason.splitlines()[-1],
-        "traceback": str(record.get("traceback") or (reason if "\n" in reason else "")),
-        "command": command if isinstance(command, str) else shlex.join(command),
+        "traceback": found.traceback or "",
+        "command": found.command,
     }
 
 

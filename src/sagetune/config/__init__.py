@@ -79,6 +79,10 @@ class RunConfig:
     """Of adapter initialisation, batch order and dropout."""
     run_name: str | None = None
     """Folder of the run inside sft.output_dir; None = method, seed and time."""
+    sweep: str | None = None
+    """Folder inside sft.output_dir that holds the runs of a sweep, which sets it itself; None = a run of its own."""
+    score: str = "after.tokens.loss"
+    """The figure of result.json, by its path, that a sweeper such as Optuna searches by."""
     resume: str | None = None
     """Run folder to go on with; its own config.yaml then is the configuration."""
 
@@ -97,6 +101,10 @@ class RunConfig:
         full = "auto or float32 while sft.use_lora is false: bfloat16 weights lose small updates"
         problems.check(fits, "model.dtype", self.model.dtype, full)
         problems.check(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")
+        named = self.run_name is None or self.sweep is None
+        problems.check(named, "run_name", self.run_name, "null in a sweep: its runs are named by what they are")
+        inside = self.sweep is None or Path(self.sweep).name == self.sweep
+        problems.check(inside, "sweep", self.sweep, "the name of one folder inside sft.output_dir")
         problems.report()
 
 

@@ -1,0 +1,1 @@
+"""Hydra finds its plugins here; this one is `hydra/launcher=isolated`."""

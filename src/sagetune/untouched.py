@@ -1,0 +1,54 @@
+"""The figures of the untouched model: measured once for all runs of a sweep that start from it. No torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from sagetune.config import RunConfig
+from sagetune.files import write_json
+from sagetune.runfolder import RunFolder, fingerprint, plain
+
+
+def measured_once(run: RunConfig, folder: RunFolder, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What `measure` returns, of this run or of an earlier one of its sweep that starts from the same model.
+
+    measure: takes the folder of the model's answers. They are copied into the run's folder. Of several processes one
+    measures while the others wait. The seconds inside are those of the one measurement.
+    """
+    if run.sweep is None:
+        return measure(folder.answers / "before")
+    shared = folder.path.parent / "untouched" / fingerprint(rests_on(run), ())
+    shared.mkdir(parents=True, exist_ok=True)
+    record, answers = shared / folder.before.name, shared / folder.answers.name
+    with FileLock(shared / "lock"):
+        if not record.is_file():
+            write_json(record, measure(answers))
+    if answers.is_dir():
+        shutil.copytree(answers, folder.answers / "before", dirs_exist_ok=True)
+    return json.loads(record.read_text(encoding="utf-8"))
+
+
+def rests_on(run: RunConfig) -> dict[str, Any]:
+    """All that these figures follow from: the base model, how it is loaded, where it runs, and what is held out.
+
+    No method has a part in it: they are figures of the base model itself, to which no adapter is added before training
+    (LoRA's and DoRA's would change nothing at their start: B is zero, the magnitude that of the weights). Nor has the
+    run's seed: the held-out data go by data.seed, and answers by a seed of their own. Only where every weight is
+    trained do methods load the model alike but in another precision; so sft.use_lora has a part.
+    """
+    config = plain(run)
+    parts = {
+        "sft": ("base_model", "use_lora", "eval_data", "max_seq_length", "batch_size"),
+        "data": ("seed", "on_error"),
+        "budget": ("eval_samples", "benchmark_samples"),
+        "continual": ("tasks",),
+        "trainer": ("accelerator",),
+    }
+    chosen = {group: {name: config[group][name] for name in names} for group, names in parts.items()}
+    return {"model": config["model"], "evaluation": config["evaluation"], **chosen}
