@@ -35,6 +35,7 @@ ORDER = [
         "lora_linear",
         "adapters",
         "losses",
+        "objectives",
         "selection",
         "stream",
         "replay",

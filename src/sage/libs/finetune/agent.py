@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sagetune.capability.scores import CapabilityReport, CapabilityScore
-from sagetune.config import AgentSFTConfig
+from sagetune.config import AgentSFTConfig, RLTrainingConfig
 from sagetune.config.trajectories import CollectorConfig, SFTConversionConfig
 from sagetune.mixing import MixerConfig, MultiTaskMixer, TaskSample
 from sagetune.trajectories.collector import TrajectoryCollector
@@ -27,6 +27,7 @@ __all__ = [
     "CollectorConfig",
     "MixerConfig",
     "MultiTaskMixer",
+    "RLTrainingConfig",
     "SFTConversionConfig",
     "TaskSample",
     "TrajectoryCollector",
