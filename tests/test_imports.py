@@ -49,6 +49,7 @@ ORDER = [
         "progress",
         "plots",
         "trajectories",
+        "preferences",
         "capability",
         "runfolder",
         "report",
@@ -65,6 +66,7 @@ ORDER = [
 ]
 LIGHT = (
     *("sagetune.config", "sagetune.sample", "sagetune.formats", "sagetune.formats.fireact", "sagetune.mixing"),
+    "sagetune.preferences",
     *("sagetune.sources", "sagetune.world", "sagetune.evaluation.answers", "sagetune.trajectories.search"),
     *("sagetune.trajectories.bfcl", "sagetune.trajectories.collector", "sagetune.trajectories.convert"),
     *("sagetune.trajectories.agents", "sagetune.trajectories.endpoint"),
