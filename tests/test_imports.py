@@ -59,6 +59,7 @@ ORDER = [
         "between_tasks",
         "measuring",
         "trainer",
+        "rl_trainer",
         "run",
         "commands",
         "__main__",

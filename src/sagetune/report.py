@@ -31,6 +31,9 @@ FIGURES = (
     ("tokens", "loss", "loss, nats a token", "lower", "number"),
     ("tokens", "accuracy", "token accuracy", "higher", "share"),
     ("tokens", "exact_match", "turns predicted whole", "higher", "share"),
+    ("preferences", "loss", "pairs: loss", "lower", "number"),
+    ("preferences", "margin", "pairs: reward margin", "higher", "number"),
+    ("preferences", "likelier", "pairs: chosen likelier", "higher", "share"),
     ("actions", "exact_match", "action: exact match", "higher", "share"),
     ("actions", "name_accuracy", "action: right tool", "higher", "share"),
     ("actions", "argument_accuracy", "action: right arguments", "higher", "share"),
@@ -307,7 +310,8 @@ def _measured(measured: dict[str, Any] | None, section: str, field: str) -> dict
     figure = figures[field]
     if isinstance(figure, dict):  # a rate with its interval
         return {"value": figure["value"], "n": figure["n"], "interval": [figure["low"], figure["high"]]}
-    return {"value": figure, "n": figures["num_turns" if field == "exact_match" else "num_tokens"], "interval": None}
+    counted = "num_pairs" if section == "preferences" else "num_turns" if field == "exact_match" else "num_tokens"
+    return {"value": figure, "n": figures[counted], "interval": None}
 
 
 def _task_rows(result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from sagetune.config import RunConfig
 from sagetune.evaluation import continual
 from sagetune.files import write_json, write_text
 from sagetune.interrupts import Interrupted, Interrupts
+from sagetune.rl_trainer import AgentRLTrainer, trainer_of
 from sagetune.runfolder import RunFolder
 from sagetune.tracking import Tracker
 from sagetune.trainer import AgentSFTTrainer
@@ -33,7 +34,7 @@ Measured = dict[str, Any]
 
 def execute(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Console, interrupts: Interrupts) -> Measured:
     """Measure, train, reload from disk, measure again; returns what result.json holds."""
-    trainer = AgentSFTTrainer(run, console=console)
+    trainer = trainer_of(run, console)
     before = _once(folder.before, lambda: measured(trainer, "before training", folder.answers / "before"))
     training = _once(folder.training, lambda: trainer.fit(folder, tracker, interrupts).to_dict())
     after = _once(folder.after, lambda: measured(reloaded(trainer, folder), "after training", folder.answers / "after"))
@@ -93,7 +94,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 
-def measured(trainer: AgentSFTTrainer, when: str, answers: Path) -> Measured:
+def measured(trainer: AgentSFTTrainer | AgentRLTrainer, when: str, answers: Path) -> Measured:
     """Figures of the trainer's model, and what became of the data; answers: folder of what it says meanwhile."""
     found = trainer.measure(when) | {"data": trainer.data.counts}
     evaluation, started = trainer.run.evaluation, time.perf_counter()
@@ -104,7 +105,7 @@ def measured(trainer: AgentSFTTrainer, when: str, answers: Path) -> Measured:
     return found
 
 
-def reloaded(trainer: AgentSFTTrainer, folder: RunFolder) -> AgentSFTTrainer:
+def reloaded(trainer: AgentSFTTrainer | AgentRLTrainer, folder: RunFolder) -> AgentSFTTrainer | AgentRLTrainer:
     """The trainer with the model from disk in place of the one in memory: what is reported is what was saved."""
     trainer.load_model(folder.model)
     return trainer
@@ -133,6 +134,7 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
         "status": "done",
         "reason": None,
         "method": dataclasses.asdict(run.method),
+        "objective": run.rl.algorithm if run.rl is not None else "sft",
         "seed": run.seed,
         **{name: training[name] for name in ("steps", "tokens", "supervised_tokens", "seconds", "final_loss")},
         "trainable_parameters": training["trainable_parameters"],
@@ -223,7 +225,7 @@ def mirror(tracker: Tracker, folder: RunFolder, result: Measured) -> None:
     for name, matrix in (result["stream"] or {"matrices": {}})["matrices"].items():
         numbered = [[number, *row] for number, row in enumerate(matrix)]
         tracker.table(f"stream/{name}", ["tasks learnt", *result["stream"]["tasks"]], numbered)
-    after = {name: result["after"][name] for name in ("tokens", "actions") if result["after"][name]}
+    after = {name: result["after"][name] for name in ("tokens", "actions", "preferences") if result["after"].get(name)}
     report_of = result["after"].get("capabilities") or {"scores": {}}
     scores = {f"capability/{name}": score["score"] for name, score in report_of["scores"].items()}
     stages = {name: result[name] for name in ("mixture", "trajectories", "stream", "replay") if result[name]}
@@ -246,6 +248,8 @@ def _without_items(measured: Measured) -> Measured:
     actions = measured["actions"]
     short = {name: value for name, value in actions.items() if name != "items"} if actions else None
     figures = {"tokens": measured["tokens"], "actions": short, "seconds": measured["seconds"]}
+    if measured.get("preferences"):
+        figures["preferences"] = measured["preferences"]
     capabilities = measured.get("capabilities")
     if capabilities:
         scores = {

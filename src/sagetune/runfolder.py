@@ -34,6 +34,8 @@ class RunFolder:
         """How many attempts succeeded, which were kept, why not the others, and what they cost."""
         self.mixture = path / "mixture.json"
         """What the mixture that is trained on holds of each task: samples, epochs, what is lacking."""
+        self.reference = path / "reference.json"
+        """Log-probabilities that the reference of DPO gives the pairs."""
         self.selection = path / "selection.json"
         """What was selected for which epoch, and how it differs from the pool."""
         self.stream = path / "stream.json"

@@ -98,6 +98,9 @@ class RunConfig:
             check_rl(self, self.rl, problems)
         if self.sft.use_coreset_selection:
             check_selection(self.sft, self.coreset, problems)
+        needs_adapter = self.adapter.start_from is None or self.sft.use_lora
+        start = "null while sft.use_lora is false"
+        problems.check(needs_adapter, "adapter.start_from", self.adapter.start_from, start)
         fits = self.sft.use_lora or self.model.dtype != "bfloat16"
         full = "auto or float32 while sft.use_lora is false: bfloat16 weights lose small updates"
         problems.check(fits, "model.dtype", self.model.dtype, full)

@@ -15,10 +15,12 @@ from sagetune.trajectories.record import AgentTrajectory, TrajectoryStep, load_t
 
 if TYPE_CHECKING:
     from sagetune.capability.evaluator import AgentCapabilityEvaluator
+    from sagetune.rl_trainer import AgentRLTrainer
     from sagetune.trainer import AgentSFTTrainer
 
 __all__ = [
     "AgentCapabilityEvaluator",
+    "AgentRLTrainer",
     "AgentSFTConfig",
     "AgentSFTTrainer",
     "AgentTrajectory",
@@ -44,6 +46,10 @@ def __getattr__(name: str) -> Any:
         from sagetune.trainer import AgentSFTTrainer
 
         return AgentSFTTrainer
+    if name == "AgentRLTrainer":
+        from sagetune.rl_trainer import AgentRLTrainer
+
+        return AgentRLTrainer
     if name == "AgentCapabilityEvaluator":
         from sagetune.capability.evaluator import AgentCapabilityEvaluator
 
