@@ -112,7 +112,7 @@ class AgentSFTTrainer:
         return self._model
 
     def trainable_model(self) -> nn.Module:
-        """The model that training starts from, ready to train: with a fresh adapter, with the one it starts from, or with all weights."""
+        """The model that training starts from, ready for it: a fresh adapter, the given one, or all its weights."""
         model = self._base_model()
         if self._start is not None:
             return adapters.load_adapter(model, self._start, trainable=True).train()
