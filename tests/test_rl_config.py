@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import ConfigCompositionException
 
 from sage.libs.finetune.agent import RLTrainingConfig
-from sagetune.commands.entry import to_dataclass
+from sagetune.commands.entry import suggest, to_dataclass
 from sagetune.config import CONF_DIR, AdapterConfig, DataConfig, DPOConfig, RunConfig
 
 
@@ -81,6 +82,14 @@ def composed(*overrides: str) -> RunConfig:
     ConfigStore.instance().store(name="run_config", node=RunConfig)
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return to_dataclass(compose("train", overrides=["model=tiny", *overrides]), RunConfig)
+
+
+def test_a_field_that_is_not_there_is_answered_with_those_that_are() -> None:
+    with pytest.raises(ConfigCompositionException) as error:
+        composed("objective=dpo", "rl.kl_coeff=0.3")
+    told = suggest(error.value, RunConfig)
+    assert "Did you mean 'kl_coef'?" in told
+    assert "Allowed fields: algorithm, reward_model, kl_coef, gamma" in told
 
 
 def test_the_objective_is_a_group_of_the_command_line() -> None:
