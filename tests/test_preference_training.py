@@ -106,7 +106,9 @@ def test_losses_metrics_and_gradients_are_trls(case: dict[str, Any], one_thread:
     assert loss.item() == pytest.approx(case["value"], abs=1e-6, rel=1e-6)
     metrics = pair_metrics(logps.view(-1, 2).detach(), ratios.detach(), beta=case["beta"])
     assert {name: values.mean().item() for name, values in metrics.items()} == {
-        name: pytest.approx(value, abs=1e-6, rel=1e-6) for name, value in case["metrics"].items()
+        # Rewards are differences of log-probabilities near -20, whose float32 neighbours are 2e-6 apart.
+        name: pytest.approx(value, abs=2e-6, rel=1e-6)
+        for name, value in case["metrics"].items()
     }
     gradients = {short_name(name): p.grad.flatten() for name, p in model.named_parameters() if p.grad is not None}
     assert largest_difference(gradients, {n: torch.tensor(g) for n, g in case["gradients"].items()}) < 1e-6
