@@ -205,7 +205,7 @@ def test_the_loss_of_the_current_rows_is_not_changed_by_mixing(stream_run: Calla
 def test_interference_is_measured_and_leaves_no_trace(make_run: Callable[..., RunConfig]) -> None:
     """Against a copy of the model that really takes the step."""
     trainer = AgentSFTTrainer(make_run(budget=BudgetConfig(train_samples=6)))
-    samples, model = trainer.data.pool().encoded, trainer._trainable_model()
+    samples, model = trainer.data.pool().encoded, trainer.trainable_model()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)

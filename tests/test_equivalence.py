@@ -17,7 +17,8 @@ from torch import Tensor
 from conftest import conversation
 from sagetune.batching import BatchLoader
 from sagetune.config import AdapterConfig, DataConfig, ModelConfig, OptimConfig, RunConfig
-from sagetune.modules.sft import NonFiniteError, SFTModule
+from sagetune.modules.sft import SFTModule
+from sagetune.modules.stepping import NonFiniteError
 from sagetune.trainer import AgentSFTTrainer, TrainingResult
 
 MakeRun = Callable[..., RunConfig]
@@ -92,14 +93,14 @@ def test_the_same_seed_repeats_bit_for_bit_and_another_does_not(make_run: MakeRu
 def test_every_trainable_tensor_moves(method: dict[str, Any], make_run: MakeRun, data: str) -> None:
     trainer = AgentSFTTrainer(make_run(train_data=data, model=FLOAT32, batch_size=4, **method))
     before = {}
-    make = trainer._trainable_model
+    make = trainer.trainable_model
 
     def remember() -> Any:
         model = make()
         before.update({name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad})
         return model
 
-    trainer._trainable_model = remember  # type: ignore[method-assign]
+    trainer.trainable_model = remember  # type: ignore[method-assign]
     trainer.train()
     after = dict(trainer.model.named_parameters())
     assert before
@@ -124,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_before_a_weight_moves_and_names_the_sam
 ) -> None:
     trainer = AgentSFTTrainer(make_run(train_data=data, model=FLOAT32, batch_size=4))
     poisoned = "conversations:7"
-    make = trainer._trainable_model
+    make = trainer.trainable_model
     seen: dict[str, Tensor] = {}
 
     def watch() -> Any:
@@ -142,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_before_a_weight_moves_and_names_the_sam
             seen["before"] = torch.cat([p.detach().flatten().clone() for n, p in seen.items() if n != "before"])
         return step(module, batch, index)
 
-    monkeypatch.setattr(trainer, "_trainable_model", watch)
+    monkeypatch.setattr(trainer, "trainable_model", watch)
     monkeypatch.setattr(SFTModule, "training_step", poison)
     with pytest.raises(NonFiniteError, match=rf"no weight was changed.*Samples: {poisoned}\b"):
         trainer.train()
@@ -186,7 +187,7 @@ def train_rank(rank: int, run: RunConfig, out: str, port: int) -> None:
         rank=rank,
         world_size=2,
     )
-    module = SFTModule(trainer._trainable_model(), run, task_steps=[2], sample_ids=[s.sample_id for s in samples])
+    module = SFTModule(trainer.trainable_model(), run, task_steps=[2], sample_ids=[s.sample_id for s in samples])
     strategy = lightning.pytorch.strategies.DDPStrategy(process_group_backend="gloo")
     lightning.Trainer(
         **{"accelerator": "cpu", "devices": 2, "strategy": strategy, "max_steps": 2, "logger": False},

@@ -37,6 +37,7 @@ ORDER = [
         "lora_linear",
         "adapters",
         "losses",
+        "objectives",
         "selection",
         "stream",
         "replay",
@@ -50,6 +51,7 @@ ORDER = [
         "progress",
         "plots",
         "trajectories",
+        "preferences",
         "capability",
         "runfolder",
         "status",
@@ -63,6 +65,7 @@ ORDER = [
         "between_tasks",
         "measuring",
         "trainer",
+        "rl_trainer",
         "run",
         "facades",
         "attempt",
@@ -73,6 +76,7 @@ ORDER = [
     ),
 ]
 LIGHT = (
+    "sagetune.preferences",
     *(
         "sagetune.config",
         "sagetune.methods",

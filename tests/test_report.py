@@ -31,6 +31,7 @@ def measured(loss: float, exact_match: float) -> dict[str, Any]:
     return {
         "tokens": {**tokens, "num_samples": 10, "num_turns": 20, "num_tokens": 300},
         "actions": {"n": 40, **{name: rate(exact_match, 40) for name in rates}, "by_task": tasks},
+        "preferences": {"loss": loss, "margin": -loss, "likelier": exact_match, "num_pairs": 12},
     }
 
 
@@ -79,10 +80,12 @@ def test_rows_hold_each_figure_with_its_change_and_count() -> None:
     exact = rows["action: exact match"]
     assert (exact["before"], exact["after"], exact["n"]) == (0.05, 0.45, 40)
     assert exact["after_interval"] == [0.45 - 0.02, 0.45 + 0.03]
+    margin = rows["pairs: reward margin"]
+    assert (margin["before"], margin["after"], margin["n"]) == (-2.5, -0.5, 12)
 
 
 def test_what_was_not_measured_has_no_row() -> None:
-    only_tokens = {when: {**measured(1.0, 0.0), "actions": None} for when in ("before", "after")}
+    only_tokens = {when: measured(1.0, 0.0) | {"actions": None, "preferences": None} for when in ("before", "after")}
     assert [row["figure"] for row in report.before_after_rows(only_tokens)] == [
         "loss, nats a token",
         "token accuracy",

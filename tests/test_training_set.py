@@ -16,7 +16,8 @@ from torch import Tensor
 
 from sagetune.config import CONF_DIR, BudgetConfig, CoresetConfig, ModelConfig, RunConfig
 from sagetune.files import write_json
-from sagetune.modules.sft import NonFiniteError, SFTModule
+from sagetune.modules.sft import SFTModule
+from sagetune.modules.stepping import NonFiniteError
 from sagetune.report import write_html
 from sagetune.run import summarise
 from sagetune.runfolder import RunFolder

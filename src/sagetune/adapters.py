@@ -35,11 +35,32 @@ def add_adapter(model: PreTrainedModel, sft: AgentSFTConfig, adapter: AdapterCon
     return peft_model
 
 
-def load_adapter(model: PreTrainedModel, path: Path) -> PeftModel:
-    """`model` with the adapter that `save_adapter` or PEFT wrote to `path`, frozen, in evaluation mode."""
-    peft_model = PeftModel.from_pretrained(model, str(path))
+def load_adapter(model: PreTrainedModel, path: Path, *, trainable: bool = False) -> PeftModel:
+    """`model` with the adapter that `save_adapter` or PEFT wrote to `path`, in evaluation mode; frozen unless asked."""
+    peft_model = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
     speed_up(peft_model)
     return peft_model.eval()
+
+
+def find_adapter(path: str, sft: AgentSFTConfig) -> Path:
+    """The adapter in `path`, a PEFT folder or a run's folder, if it is what `sft` says it is.
+
+    Raises ValueError where there is none, and where rank, scale or DoRA differ: the adapter has its own, and the run's
+    configuration would tell others.
+    """
+    found = next((folder for folder in (Path(path), Path(path) / "adapter") if is_adapter(folder)), None)
+    if found is None:
+        raise ValueError(f"adapter.start_from: there is no adapter in {path!r} (no adapter_config.json)")
+    config = LoraConfig.from_pretrained(str(found))
+    theirs = {"lora_r": config.r, "lora_alpha": config.lora_alpha, "use_dora": config.use_dora}
+    fixes = [f"sft.{name}={value}" for name, value in theirs.items() if vars(sft)[name] != value]
+    if fixes:
+        raise ValueError(f"adapter.start_from: {found} was made with {' '.join(fixes)}: set that, too")
+    return found
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
 
 
 def save_adapter(model: nn.Module, path: Path) -> None:

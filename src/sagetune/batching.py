@@ -85,7 +85,8 @@ class BatchLoader:
     """Iterates over the micro-batches of an epoch; its state is two numbers, so a run resumes at any batch.
 
     rank and world_size share each step's micro-batches among processes. Every iteration that runs to its end goes on
-    to the next epoch's order. Without `choose` every sample is served.
+    to the next epoch's order. Without `choose` every sample is served. group_size: neighbouring samples that stay
+    together and count as one, such as the sides of a pair; `batch_size`, `chosen` and `open_step` then count groups.
     """
 
     def __init__(
@@ -97,18 +98,20 @@ class BatchLoader:
         pad_token_id: int,
         seed: int,
         bucket_steps: int = 1,
+        group_size: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         if len(samples) < world_size:
             raise ValueError(f"{len(samples)} training samples cannot be shared among {world_size} processes")
         self.samples = samples
-        self.chosen = list(range(len(samples)))
+        self.chosen = list(range(len(samples) // group_size))
         """The samples that are served, in their order."""
         self.before_epoch: Callable[[int], None] | None = None
         """Called with the number of an epoch before its first batch is made, also in a resumed run; may `choose`."""
         self.pad_token_id = pad_token_id
-        self._lengths = [len(sample.input_ids) for sample in samples]
+        self._group_size = group_size
+        self._lengths = [sum(len(samples[row].input_ids) for row in self._rows([group])) for group in self.chosen]
         self._batch_size = batch_size
         self.accumulate = accumulate
         self._bucket_steps = bucket_steps
@@ -152,9 +155,9 @@ class BatchLoader:
             self._position += 1
             if self._position == len(batches):
                 self._epoch, self._position = self._epoch + 1, 0
-                yield collate(self.samples, indices, self.pad_token_id)
+                yield collate(self.samples, self._rows(indices), self.pad_token_id)
                 return
-            yield collate(self.samples, indices, self.pad_token_id)
+            yield collate(self.samples, self._rows(indices), self.pad_token_id)
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch, the number of its micro-batches that were given away, and the samples that are served."""
@@ -162,6 +165,10 @@ class BatchLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._epoch, self._position, self.chosen = state["epoch"], state["position"], state["chosen"]
+
+    def _rows(self, groups: Sequence[int]) -> list[int]:
+        """The samples of the groups."""
+        return [group * self._group_size + place for group in groups for place in range(self._group_size)]
 
     def _micro_batches(self, epoch: int) -> list[list[list[int]]]:
         """For each step of the epoch, this process's micro-batches."""

@@ -65,6 +65,14 @@ def row_means(losses: TokenLosses, num_rows: int) -> Tensor:
     return sums / losses.rows.bincount(minlength=num_rows)
 
 
+def row_logps(losses: TokenLosses, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Log-probability of each row's supervised tokens, nats, and their number, both by weight; float32 (B,) each."""
+    zeros = losses.nll.new_zeros(num_rows)
+    return zeros.index_add(0, losses.rows, -losses.nll * losses.weights), zeros.index_add(
+        0, losses.rows, losses.weights
+    )
+
+
 def supervised_logits(model: PreTrainedModel, batch: Mapping[str, Any]) -> SupervisedLogits:
     """Run `model` on a padded batch (either side) and return the logits that predict supervised tokens.
 

@@ -20,8 +20,12 @@ MARKED_POINTS = 30
 HEIGHT = 2.6
 CURVES = (
     # title, metrics
-    ("loss (nats a supervised token)", ("train/loss", "eval/loss")),
+    ("loss", ("train/loss", "eval/loss")),
     ("token accuracy", ("train/accuracy", "eval/accuracy")),
+    ("reward margin, chosen over rejected", ("train/rewards/margins", "eval/rewards/margins")),
+    ("pairs whose chosen has the larger reward", ("train/rewards/accuracies", "eval/rewards/accuracies")),
+    ("reward (coefficient times log-ratio)", ("train/rewards/chosen", "train/rewards/rejected")),
+    ("log-probability (nats)", ("train/logps/chosen", "train/logps/rejected")),
     ("learning rate", ("train/lr",)),
     ("gradient norm", ("train/grad_norm",)),
     ("tokens a second", ("train/tokens_per_second",)),

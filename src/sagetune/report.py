@@ -31,6 +31,9 @@ FIGURES = (
     ("tokens", "loss", "loss, nats a token", "lower", "number"),
     ("tokens", "accuracy", "token accuracy", "higher", "share"),
     ("tokens", "exact_match", "turns predicted whole", "higher", "share"),
+    ("preferences", "loss", "pairs: loss", "lower", "number"),
+    ("preferences", "margin", "pairs: reward margin", "higher", "number"),
+    ("preferences", "likelier", "pairs: chosen likelier", "higher", "share"),
     ("actions", "exact_match", "action: exact match", "higher", "share"),
     ("actions", "name_accuracy", "action: right tool", "higher", "share"),
     ("actions", "argument_accuracy", "action: right arguments", "higher", "share"),
@@ -280,7 +283,8 @@ def figure_of(measured: dict[str, Any] | None, section: str, field: str) -> dict
     figure = figures[field]
     if isinstance(figure, dict):  # a rate with its interval
         return {"value": figure["value"], "n": figure["n"], "interval": [figure["low"], figure["high"]]}
-    return {"value": figure, "n": figures["num_turns" if field == "exact_match" else "num_tokens"], "interval": None}
+    counted = "num_pairs" if section == "preferences" else "num_turns" if field == "exact_match" else "num_tokens"
+    return {"value": figure, "n": figures[counted], "interval": None}
 
 
 def pick_samples(samples: list[dict[str, Any]], num: int) -> list[dict[str, Any]]:

@@ -25,8 +25,9 @@ from sagetune.config import RunConfig
 from sagetune.evaluation import continual
 from sagetune.files import write_json, write_text
 from sagetune.interrupts import Interrupted, Interrupts
-from sagetune.modules.sft import NonFiniteError
+from sagetune.modules.stepping import NonFiniteError
 from sagetune.rate_search import searched
+from sagetune.rl_trainer import AgentRLTrainer, trainer_of
 from sagetune.runfolder import RunFolder
 from sagetune.tracking import Tracker
 from sagetune.trainer import AgentSFTTrainer
@@ -54,7 +55,7 @@ def execute(run: RunConfig, folder: RunFolder, console: Console, interrupts: Int
 def stages(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Console, interrupts: Interrupts) -> Measured:
     """Measure, train, reload from disk, measure again."""
     run = searched(run, folder, lambda trial, place: tried(trial, place, console, interrupts), console)
-    trainer = AgentSFTTrainer(run, console=console)
+    trainer = trainer_of(run, console)
     before = _once(
         folder.before, lambda: measured_once(run, folder, lambda answers: measured(trainer, "before training", answers))
     )
@@ -70,7 +71,7 @@ def stages(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Console
 
 def tried(run: RunConfig, folder: RunFolder, console: Console, interrupts: Interrupts) -> Measured:
     """A trial of the search: train, and tell the loss on dev data; None if training diverged."""
-    trainer = AgentSFTTrainer(run, console=console)
+    trainer = trainer_of(run, console)
     tracker = Tracker(folder.path, run, resume_step=checkpoint_step(folder))
     try:
         training = trainer.fit(folder, tracker, interrupts)
@@ -78,7 +79,7 @@ def tried(run: RunConfig, folder: RunFolder, console: Console, interrupts: Inter
         return {"loss": None, "reason": str(error), "tokens": None}
     finally:
         tracker.finish(0)
-    loss = trainer.measure("on dev data")["tokens"]["loss"]
+    loss = trainer.measure("on dev data")["tokens" if run.rl is None else "preferences"]["loss"]
     return {"loss": loss, "reason": None, "tokens": training.tokens}
 
 
@@ -89,7 +90,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 
-def measured(trainer: AgentSFTTrainer, when: str, answers: Path) -> Measured:
+def measured(trainer: AgentSFTTrainer | AgentRLTrainer, when: str, answers: Path) -> Measured:
     """Figures of the trainer's model, and what became of the data; answers: folder of what it says meanwhile."""
     found = trainer.measure(when) | {"data": trainer.data.counts}
     evaluation, started = trainer.run.evaluation, time.perf_counter()
@@ -100,7 +101,7 @@ def measured(trainer: AgentSFTTrainer, when: str, answers: Path) -> Measured:
     return found
 
 
-def reloaded(trainer: AgentSFTTrainer, folder: RunFolder) -> AgentSFTTrainer:
+def reloaded(trainer: AgentSFTTrainer | AgentRLTrainer, folder: RunFolder) -> AgentSFTTrainer | AgentRLTrainer:
     """The trainer with the model from disk in place of the one in memory: what is reported is what was saved."""
     trainer.load_model(folder.model)
     return trainer
@@ -130,6 +131,7 @@ def summarise(run: RunConfig, folder: RunFolder, before: Measured, training: Mea
     return {
         "status": "done",
         "method": dataclasses.asdict(run.method),
+        "objective": run.rl.algorithm if run.rl is not None else "sft",
         "seed": run.seed,
         **{name: training[name] for name in ("steps", "tokens", "supervised_tokens", "seconds", "final_loss")},
         "trainable_parameters": training["trainable_parameters"],
@@ -222,7 +224,7 @@ def mirror(tracker: Tracker, folder: RunFolder, result: Measured) -> None:
     for name, matrix in (result["stream"] or {"matrices": {}})["matrices"].items():
         numbered = [[number, *row] for number, row in enumerate(matrix)]
         tracker.table(f"stream/{name}", ["tasks learnt", *result["stream"]["tasks"]], numbered)
-    after = {name: result["after"][name] for name in ("tokens", "actions") if result["after"][name]}
+    after = {name: result["after"][name] for name in ("tokens", "actions", "preferences") if result["after"].get(name)}
     reports = report.capability_reports(folder)
     for name, (columns, rows) in (tables(reports) if reports else {}).items():
         tracker.table(name, columns, rows)
@@ -249,6 +251,8 @@ def _without_items(measured: Measured) -> Measured:
     actions = measured["actions"]
     short = {name: value for name, value in actions.items() if name != "items"} if actions else None
     figures = {"tokens": measured["tokens"], "actions": short, "seconds": measured["seconds"]}
+    if measured.get("preferences"):
+        figures["preferences"] = measured["preferences"]
     capabilities = measured.get("capabilities")
     if capabilities:
         scores = {

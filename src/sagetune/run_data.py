@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from sagetune import mixing, sources
 from sagetune.chat import Encoded, EncodingReport, encode_all
 from sagetune.config import RunConfig
+from sagetune.preferences import Pair, encode_pairs, load_pairs
 from sagetune.sample import Sample
 from sagetune.training_set import TrainingPool
 
@@ -120,6 +121,59 @@ class RunData:
 
     def _tell(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)
+
+
+class PairData:
+    """The pairs of a run, by use: train, eval. Tokens come as a pair's chosen, then its rejected, and so on.
+
+    counts: receives what became of the pairs, by use.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        tokenizer: Callable[[], PreTrainedTokenizerBase],
+        console: Console,
+        counts: dict[str, Any],
+    ) -> None:
+        self._run = run
+        self._tokenizer = tokenizer
+        self._console = console
+        self._counts = counts
+        self._held_out: list[Encoded] | None = None
+
+    def train(self) -> list[Encoded]:
+        """The pairs of sft.train_data, the first budget.train_samples of them that fit."""
+        return self.load(self._run.sft.train_data, "train")
+
+    def held_out(self) -> list[Encoded]:
+        """The pairs that the model is measured on; empty without sft.eval_data."""
+        if self._held_out is None:
+            reference = self._run.sft.eval_data
+            self._held_out = [] if reference is None else self.load(reference, "eval")
+        return self._held_out
+
+    def load(self, reference: str, use: str) -> list[Encoded]:
+        """Read, tokenise and count the pairs of a reference. Raises ValueError if none can be used."""
+        limit = {"train": self._run.budget.train_samples, "eval": self._run.budget.eval_samples}[use]
+        loaded = load_pairs(reference, num_pairs=limit, on_error=self._run.data.on_error)
+        for line in loaded.skipped:
+            self._console.print(f"skipped: {line}", markup=False)
+        encoded = self.encode(loaded.pairs, use)
+        self._counts[use] |= {"reference": reference, "skipped": len(loaded.skipped)}
+        return encoded
+
+    def encode(self, pairs: Sequence[Pair], use: str) -> list[Encoded]:
+        """Tokenise and count. Raises ValueError if none can be used."""
+        length = self._run.sft.max_seq_length
+        encoded, dropped = encode_pairs(pairs, self._tokenizer(), length)
+        self._counts[use] = {"read": len(pairs), "used": len(encoded) // 2, **dropped}
+        if not encoded:
+            told = f"none of {len(pairs)} pairs can be used at sft.max_seq_length={length}: {self._counts[use]}"
+            raise ValueError(told)
+        if dropped:
+            self._console.print(f"{use}: {self._counts[use]}", markup=False)
+        return encoded
 
 
 def counts(report: EncodingReport) -> dict[str, int]:

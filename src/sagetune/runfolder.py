@@ -52,6 +52,8 @@ class RunFolder:
         """The learning rates that were tried, with the loss of each on dev data."""
         self.trials = path / "search"
         """The folder of the trials."""
+        self.reference = path / "reference.json"
+        """Log-probabilities that the reference of DPO gives the pairs."""
         self.selection = path / "selection.json"
         """What was selected for which epoch, and how it differs from the pool."""
         self.stream = path / "stream.json"

@@ -113,6 +113,18 @@ def check_run(run: RunConfig) -> None:
             check_references({"continual.tasks" if part.task else "data": part.reference})
     if run.mixture.use:
         check_mixture(run)
+    if run.rl is not None:
+        check_preferences({"sft.train_data": run.sft.train_data, "sft.eval_data": run.sft.eval_data})
+
+
+def check_preferences(named: dict[str, str | None]) -> None:
+    """Raise ValueError for a field whose reference cannot hold preferences."""
+    for field, reference in named.items():
+        if reference is not None and endless(reference):
+            raise ValueError(
+                f"{field}: {reference} has conversations, not pairs of a better and a worse one: "
+                f"`sagetune collect pairs=pairs.jsonl` makes some, then data=file {field}=pairs.jsonl"
+            )
 
 
 def check_mixture(run: RunConfig) -> None:
@@ -170,12 +182,28 @@ def load(reference: str, *, num_samples: int | None, seed: int = 0, on_error: st
         if num_samples is None:
             raise ValueError(f"data {reference!r} has no end: set budget.train_samples (or eval_samples) to a number")
         return Loaded(_load_world(rest, num_samples, seed), [])
-    entries = _hub_entries(rest) if kind == "hf" else read_entries(Path(reference))
     complete = Beside(Path(reference)).complete if kind != "hf" else None
-    loaded = _read(islice(entries, num_samples), complete, on_error)
+    loaded = _read(islice(entries_of(reference), num_samples), complete, on_error)
     if not loaded.samples:
         raise ValueError(f"data {reference!r} holds no record")
     return loaded
+
+
+def entries_of(reference: str) -> Iterator[Entry]:
+    """The undecoded records of a file or a data set of the hub. Raises ValueError for any other reference."""
+    check_reference(reference)
+    kind, _, rest = reference.partition(":")
+    if endless(reference):
+        raise ValueError(f"data {reference!r} is generated: there are no records of it to read")
+    return _hub_entries(rest) if kind == "hf" else read_entries(Path(reference))
+
+
+def check_skipped(num_good: int, skipped: list[str]) -> None:
+    """Raise ValueError if more than MAX_SKIPPED_SHARE of the records are in `skipped`."""
+    total = num_good + len(skipped)
+    if len(skipped) > MAX_SKIPPED_SHARE * total:
+        share = f"{len(skipped)} of {total} records are bad"
+        raise ValueError(f"{share}, more than {MAX_SKIPPED_SHARE:.0%}; the first: {skipped[0]}")
 
 
 def load_parts(parts: Iterable[Part], *, seed: int, on_error: str) -> Loaded:
@@ -255,9 +283,7 @@ def _read(entries: Iterator[Entry], complete: Callable[[Any], Any] | None, on_er
         if sample["id"] in samples:
             sample["id"] += f"@{entry.default_id}"
         samples[sample["id"]] = sample
-    if len(skipped) > MAX_SKIPPED_SHARE * (len(samples) + len(skipped)):
-        share = f"{len(skipped)} of {len(samples) + len(skipped)} records are bad"
-        raise ValueError(f"{share}, more than {MAX_SKIPPED_SHARE:.0%}; the first: {skipped[0]}")
+    check_skipped(len(samples), skipped)
     return Loaded(list(samples.values()), skipped)
 
 

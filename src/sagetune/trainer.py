@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class TrainingResult:
     """What training did."""
 
     final_loss: float
-    """Loss of the last optimiser step, nats a supervised token."""
+    """Loss of the last optimiser step: nats a supervised token, or of DPO the loss of a pair."""
     steps: int
     """Optimiser steps."""
     tokens: int
@@ -78,6 +78,8 @@ class AgentSFTTrainer:
     def __init__(self, config: AgentSFTConfig | RunConfig, *, console: Console | None = None) -> None:
         self.run = config if isinstance(config, RunConfig) else RunConfig(sft=config)
         sources.check_run(self.run)
+        start = self.run.adapter.start_from
+        self._start = adapters.find_adapter(start, self.run.sft) if start is not None else None
         if self.run.trainer.accelerator == "gpu" and not torch.cuda.is_available():
             raise ValueError("trainer.accelerator must be auto or cpu: torch finds no CUDA device here, got 'gpu'")
         self.console = console or Console(stderr=True)
@@ -93,10 +95,30 @@ class AgentSFTTrainer:
 
     @property
     def model(self) -> nn.Module:
-        """The model as it is now; before training and loading, the untouched base model."""
+        """The model as it is now; before training and loading, the one that training starts from."""
         if self._model is None:
-            self._model = self._base_model()
+            self._model = self.starting_model()
         return self._model
+
+    def starting_model(self) -> nn.Module:
+        """The model that training starts from, loaded anew: the base model, with adapter.start_from if there is one."""
+        base = self._base_model()
+        return base if self._start is None else adapters.load_adapter(base, self._start)
+
+    def make_trainable(self) -> nn.Module:
+        """Load the model that is trained in place of `model`, which goes first, and return it."""
+        self._model = None
+        self._model = self.trainable_model()
+        return self._model
+
+    def trainable_model(self) -> nn.Module:
+        """The model that training starts from, ready for it: a fresh adapter, the given one, or all its weights."""
+        model = self._base_model()
+        if self._start is not None:
+            return adapters.load_adapter(model, self._start, trainable=True).train()
+        torch.manual_seed(self.run.seed)  # the adapter's initial values depend on the seed alone
+        trainable = adapters.add_adapter(model, self.run.sft, self.run.adapter) if self.run.sft.use_lora else model
+        return trainable.train()
 
     def train(self) -> TrainingResult:
         """Train in a new folder of `output_dir`; the trained model is saved there and stays in `self.model`."""
@@ -123,10 +145,9 @@ class AgentSFTTrainer:
         selections = self._selections(pool, folder, tracker) if sft.use_coreset_selection else None
         validation = self.data.held_out()
         loader, task_steps = self._loader(pool, selections)
-        self._model = None  # the untouched one goes before its successor is loaded
-        self._model = self._trainable_model()
+        model = self.make_trainable()
         module = SFTModule(
-            self._model,
+            model,
             self.run,
             task_steps=task_steps,
             sample_ids=[sample.sample_id for sample in pool.encoded],
@@ -150,7 +171,7 @@ class AgentSFTTrainer:
         elif selections is not None:
             selections.follow(loader, module)
         checkpoint = str(folder.checkpoint) if folder.checkpoint.is_file() else None
-        trainer = self._lightning_trainer(module.total_steps, loader.accumulate, callbacks, folder)
+        trainer = lightning_trainer(self.run, self.device, module.total_steps, loader.accumulate, callbacks, folder)
         trainer.fit(module, train_dataloaders=loader, ckpt_path=checkpoint, weights_only=True)
         if selections is not None:
             last = loader.pass_of_last_batch if isinstance(loader, StreamLoader) else loader.epoch_of_last_batch
@@ -158,7 +179,8 @@ class AgentSFTTrainer:
         self.save_model(folder.model)
         if module.replayer is not None:
             write_json(folder.replay, module.replayer.record(module.sample_ids, list(pool.tasks())))
-        result = self._result(module, folder, selections.costs() if selections is not None else {})
+        costs = selections.costs() if selections is not None else {}
+        result = training_result(folder, module.trained_parameters(), self.data.counts, costs)
         write_json(folder.training, result.to_dict())
         return result
 
@@ -231,12 +253,6 @@ class AgentSFTTrainer:
 
     def _base_model(self) -> PreTrainedModel:
         return models.load_model(self.run.sft.base_model, self._model_config())
-
-    def _trainable_model(self) -> nn.Module:
-        model = self._base_model()
-        torch.manual_seed(self.run.seed)  # the adapter's initial values depend on the seed alone
-        trainable = adapters.add_adapter(model, self.run.sft, self.run.adapter) if self.run.sft.use_lora else model
-        return trainable.train()
 
     def _loader(
         self, pool: TrainingPool, selections: Selections | None
@@ -320,39 +336,45 @@ class AgentSFTTrainer:
     def _chooses_rows(self) -> bool:
         return self.run.sft.use_coreset_selection and self.run.coreset.scope == "batch"
 
-    def _lightning_trainer(
-        self, steps: int, accumulate: int, callbacks: list[Any], folder: RunFolder
-    ) -> lightning.Trainer:
-        for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # product tips and device lists
-        return lightning.Trainer(
-            accelerator="cuda" if self.device.type == "cuda" else "cpu",
-            devices=1,
-            max_steps=steps,
-            max_epochs=1 if self.run.data.stream == "sequential" else self.run.sft.num_epochs,
-            accumulate_grad_batches=accumulate,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            default_root_dir=folder.path,
-        )
 
-    def _result(self, module: SFTModule, folder: RunFolder, selection: dict[str, float]) -> TrainingResult:
-        rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-        last = [row for row in rows if "train/loss" in row][-1]
-        return TrainingResult(
-            final_loss=last["train/loss"],
-            steps=last["step"],
-            tokens=last["train/tokens"],
-            supervised_tokens=last["train/supervised_tokens"],
-            seconds=last["seconds"],
-            trainable_parameters=sum(p.numel() for p in module.trained_parameters().values()),
-            run_dir=str(folder.path),
-            model_dir=str(folder.model),
-            data=self.data.counts,
-            selection=selection,
-        )
+def lightning_trainer(
+    run: RunConfig, device: torch.device, steps: int, accumulate: int, callbacks: list[Any], folder: RunFolder
+) -> lightning.Trainer:
+    """Lightning's loop for one run, with our own log, checkpoints and progress in place of its own."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # product tips and device lists
+    return lightning.Trainer(
+        accelerator="cuda" if device.type == "cuda" else "cpu",
+        devices=1,
+        max_steps=steps,
+        max_epochs=1 if run.data.stream == "sequential" else run.sft.num_epochs,
+        accumulate_grad_batches=accumulate,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=folder.path,
+    )
+
+
+def training_result(
+    folder: RunFolder, trained: Mapping[str, nn.Parameter], data: dict[str, Any], selection: dict[str, float]
+) -> TrainingResult:
+    """What the log of a run that has trained to its end tells."""
+    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    last = [row for row in rows if "train/loss" in row][-1]
+    return TrainingResult(
+        final_loss=last["train/loss"],
+        steps=last["step"],
+        tokens=last["train/tokens"],
+        supervised_tokens=last["train/supervised_tokens"],
+        seconds=last["seconds"],
+        trainable_parameters=sum(parameter.numel() for parameter in trained.values()),
+        run_dir=str(folder.path),
+        model_dir=str(folder.model),
+        data=data,
+        selection=selection,
+    )

@@ -35,9 +35,10 @@ def measured_once(run: RunConfig, folder: RunFolder, measure: Callable[[Path], d
 
 
 def rests_on(run: RunConfig) -> dict[str, Any]:
-    """All that these figures follow from: the base model, how it is loaded, where it runs, and what is held out.
+    """All that these figures follow from: the model that is started from, how it is loaded, where it runs, and what is
+    held out.
 
-    No method has a part in it: they are figures of the base model itself, to which no adapter is added before training
+    No method has a part in it: they are figures of that model itself, to which no adapter is added before training
     (LoRA's and DoRA's would change nothing at their start: B is zero, the magnitude that of the weights). Nor has the
     run's seed: the held-out data go by data.seed, and answers by a seed of their own. Only where every weight is
     trained do methods load the model alike but in another precision; so sft.use_lora has a part.
@@ -48,7 +49,9 @@ def rests_on(run: RunConfig) -> dict[str, Any]:
         "data": ("seed", "on_error"),
         "budget": ("eval_samples", "benchmark_samples"),
         "continual": ("tasks",),
+        "adapter": ("start_from",),
         "trainer": ("accelerator",),
     }
     chosen = {group: {name: config[group][name] for name in names} for group, names in parts.items()}
-    return {"model": config["model"], "evaluation": config["evaluation"], **chosen}
+    whole = ("model", "evaluation", "rl", "dpo")  # pairs are read, and rewards measured, as these say
+    return {name: config[name] for name in whole} | chosen

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -138,5 +138,6 @@ def suggest(error: BaseException | None, schema: type) -> str:
 
 def _dataclasses(schema: type) -> list[type]:
     """`schema` and the dataclasses of its fields."""
-    hints = [schema, *get_type_hints(schema).values()]
+    fields = get_type_hints(schema).values()
+    hints = [schema, *(part for hint in fields for part in (get_args(hint) or (hint,)))]  # also of an optional one
     return [hint for hint in hints if isinstance(hint, type) and dataclasses.is_dataclass(hint)]

@@ -13,6 +13,7 @@ from sagetune.config.checks import Problems
 from sagetune.config.continual import ContinualConfig
 from sagetune.config.coreset import BATCH_STRATEGIES, CORESET_STRATEGIES, TARGETED_STRATEGIES, CoresetConfig
 from sagetune.config.mixture import MixtureConfig
+from sagetune.config.rl import DPOConfig, RLTrainingConfig
 from sagetune.config.sft import AgentSFTConfig
 from sagetune.config.stages import (
     WANDB_MODES,
@@ -37,6 +38,7 @@ __all__ = [
     "BudgetConfig",
     "ContinualConfig",
     "CoresetConfig",
+    "DPOConfig",
     "DataConfig",
     "EvaluationConfig",
     "MethodInfo",
@@ -44,6 +46,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "Problems",
+    "RLTrainingConfig",
     "RunConfig",
     "TrainerConfig",
     "TrajectoriesConfig",
@@ -70,6 +73,9 @@ class RunConfig:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     coreset: CoresetConfig = field(default_factory=CoresetConfig)
     continual: ContinualConfig = field(default_factory=ContinualConfig)
+    rl: RLTrainingConfig | None = None
+    """How to train beyond imitation; None = supervised fine-tuning."""
+    dpo: DPOConfig = field(default_factory=DPOConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -95,8 +101,13 @@ class RunConfig:
         problems.check(not rates or bool(self.sft.eval_data), "budget.learning_rates", rates, judged)
         if self.mixture.use:
             check_mixture(self, problems)
+        if self.rl is not None:
+            check_rl(self, self.rl, problems)
         if self.sft.use_coreset_selection:
             check_selection(self.sft, self.coreset, problems)
+        needs_adapter = self.adapter.start_from is None or self.sft.use_lora
+        start = "null while sft.use_lora is false"
+        problems.check(needs_adapter, "adapter.start_from", self.adapter.start_from, start)
         fits = self.sft.use_lora or self.model.dtype != "bfloat16"
         full = "auto or float32 while sft.use_lora is false: bfloat16 weights lose small updates"
         problems.check(fits, "model.dtype", self.model.dtype, full)
@@ -106,6 +117,27 @@ class RunConfig:
         inside = self.sweep is None or Path(self.sweep).name == self.sweep
         problems.check(inside, "sweep", self.sweep, "the name of one folder inside sft.output_dir")
         problems.report()
+
+
+def check_rl(run: RunConfig, rl: RLTrainingConfig, problems: Problems) -> None:
+    """Note what training on preferences cannot do."""
+    problems.check(rl.algorithm == "dpo", "rl.algorithm", rl.algorithm, "dpo: no other can be trained with yet")
+    for name, value, off in (
+        ("sft.use_coreset_selection", run.sft.use_coreset_selection, False),
+        ("sft.use_online_continual", run.sft.use_online_continual, False),
+        ("trajectories.use", run.trajectories.use, False),
+        ("mixture.use", run.mixture.use, False),
+        ("data.stream", run.data.stream, "shuffled"),
+        ("continual.tasks", run.continual.tasks, None),
+    ):
+        problems.check(value == off, name, value, f"{off} while rl is set: pairs are trained on as they stand")
+    dropout = run.adapter.dropout
+    steady = "0 while rl is set: it would be noise in every comparison with the reference"
+    problems.check(dropout == 0, "adapter.dropout", dropout, steady)
+    fresh = run.sft.use_lora and run.adapter.start_from is None
+    switched = run.dpo.reference != "adapter" or fresh
+    needs = "precomputed unless a fresh adapter is trained: there is no other way back to the reference"
+    problems.check(switched, "dpo.reference", run.dpo.reference, needs)
 
 
 def check_stream(run: RunConfig, problems: Problems) -> None:

@@ -37,10 +37,13 @@ class MethodInfo:
     mixture: str = ""
     """The conf/mixture option that replaces the method's own mixture."""
 
+    objective: str = ""
+    """The conf/objective option, where it is not supervised fine-tuning."""
+
     @property
     def label(self) -> str:
         """Name of the method in run folders and tables."""
-        return "+".join(part for part in (self.id, self.mixture, self.coreset, self.continual) if part)
+        return "+".join(part for part in (self.id, self.mixture, self.coreset, self.continual, self.objective) if part)
 
 
 @dataclass(kw_only=True)
@@ -96,6 +99,8 @@ class AdapterConfig:
     """"all-linear" (every linear layer but the output head), or comma-separated module names."""
     dropout: float = 0.0
     """Dropout on the adapter's input."""
+    start_from: str | None = None
+    """Adapter to go on training, its settings included: a PEFT folder, or a run's folder; None = a fresh one."""
 
     def __post_init__(self) -> None:
         problems = Problems()

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import math
-import random
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
-from sagetune.adapters import parameter_groups
 from sagetune.batching import Batch
 from sagetune.config import RunConfig
 from sagetune.losses import TokenLosses, losses_of, supervised_logits
+from sagetune.modules.stepping import (
+    finish_gradients,
+    open_step,
+    optimizer_and_schedule,
+    over_processes,
+    refuse,
+    reopen_step,
+)
 from sagetune.replay.step import Replayer
 from sagetune.selection.rows import RowChooser, scores_rows
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite; raised before the optimiser touches a weight."""
 
 
 class StepWindow:
@@ -137,17 +134,14 @@ class SFTModule(lightning.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn the summed gradients into the step's mean, check them, clip them."""
         window = self.window
-        sums = self._over_processes([window.loss, window.weight, window.correct, window.supervised, window.tokens])
+        figures = [window.loss, window.weight, window.correct, window.supervised, window.tokens]
+        sums = over_processes(figures, self.trainer.world_size, self.device)
         loss, weight, correct, supervised, tokens = sums
-        gradients = [p.grad for p in self.trained_parameters().values() if p.grad is not None]
         # DistributedDataParallel has averaged the gradients over the processes; the sums are wanted.
-        torch._foreach_mul_(gradients, self.trainer.world_size / weight)
-        norm = nn.utils.get_total_norm(gradients)
+        factor = self.trainer.world_size / weight
+        norm = finish_gradients(self.trained_parameters(), factor, self.run_config.optim.max_grad_norm)
         if not torch.isfinite(norm):
             self._refuse("gradient norm", window.samples)
-        limit = self.run_config.optim.max_grad_norm
-        if limit > 0:
-            nn.utils.clip_grads_with_norm_(list(self.trained_parameters().values()), limit, norm)
         self.tokens_seen += int(tokens)
         self.supervised_seen += int(supervised)
         self.last_step = {
@@ -159,20 +153,7 @@ class SFTModule(lightning.LightningModule):
         window.clear()
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optim = self.run_config.optim
-        groups = parameter_groups(self.model, self.run_config.sft, optim)
-        optimizer = AdamW(groups, betas=(optim.beta1, optim.beta2), eps=optim.epsilon, fused=True)
-        schedule = LambdaLR(optimizer, lambda step: self._lr_factor(step, optim.warmup_ratio, optim.lr_schedule))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _lr_factor(self, step: int, warmup_ratio: float, schedule: str) -> float:
-        """`lr_factor` of the task that the step is in; the scheduler asks for one step more than there are."""
-        for steps in self.task_steps[:-1]:
-            if step < steps:
-                return lr_factor(step, math.ceil(warmup_ratio * steps), steps, schedule)
-            step -= steps
-        last = self.task_steps[-1]
-        return lr_factor(step, math.ceil(warmup_ratio * last), last, schedule)
+        return optimizer_and_schedule(self.model, self.run_config, self.task_steps)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
@@ -183,14 +164,11 @@ class SFTModule(lightning.LightningModule):
         trained = self.trained_parameters()
         checkpoint["state_dict"] = {name: p.detach() for name, p in trained.items()}
         checkpoint["sagetune"] = {
-            "random": random_states(),
-            "window": vars(self.window),
-            "gradients": {name: p.grad for name, p in trained.items() if p.grad is not None and self.window.samples},
+            **open_step(trained, vars(self.window), begun=bool(self.window.samples)),
             "chosen": vars(self.chosen),
             "replay": self.replayer.state_dict() if self.replayer is not None else None,
             "tokens_seen": self.tokens_seen,
             "supervised_seen": self.supervised_seen,
-            "threads": torch.get_num_threads(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -204,59 +182,8 @@ class SFTModule(lightning.LightningModule):
         if self._restored is None:
             return
         restored, self._restored = self._restored, None
-        torch.set_num_threads(restored["threads"])  # another number sums in another order, and the last bits differ
-        vars(self.window).update(restored["window"])
         self.tokens_seen, self.supervised_seen = restored["tokens_seen"], restored["supervised_seen"]
-        for name, parameter in self.trained_parameters().items():
-            if name in restored["gradients"]:
-                parameter.grad = restored["gradients"][name].to(parameter.device)
-        set_random_states(restored["random"])
+        reopen_step(restored, self.trained_parameters(), vars(self.window))
 
-    def _over_processes(self, values: list[float]) -> list[float]:
-        if self.trainer.world_size == 1:
-            return values
-        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(sums)
-        return sums.tolist()
-
-    def _refuse(self, what: str, samples: list[int]) -> None:
-        names = ", ".join(self.sample_ids[index] for index in sorted(set(samples)))
-        raise NonFiniteError(
-            f"the {what} of step {self.global_step + 1} is not finite; no weight was changed by it. Samples: {names}. "
-            f"Look at them with `sagetune doctor`, lower sft.learning_rate, or set model.dtype=float32."
-        )
-
-
-def lr_factor(step: int, warmup: int, total: int, schedule: str) -> float:
-    """Learning rate over its peak at optimiser step `step` (from 0) of `total`.
-
-    Rises linearly over `warmup` steps, then falls along a cosine or a line to 0 after the last step, or stays.
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    share = (step - warmup) / max(total - warmup, 1)
-    return {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}[schedule]
-
-
-def random_states() -> dict[str, Any]:
-    """The states of Python's, NumPy's and torch's global generators, as plain containers and tensors."""
-    legacy: Any = np.random.get_state(legacy=True)
-    kind, keys, position, has_gauss, gauss = legacy
-    states: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    return states
-
-
-def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what `random_states` returned."""
-    random.setstate(states["python"])
-    kind, keys, position, has_gauss, gauss = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    torch.set_rng_state(states["torch"].cpu())
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    def _refuse(self, what: str, samples: list[int]) -> NoReturn:
+        refuse(what, self.global_step + 1, (self.sample_ids[index] for index in sorted(set(samples))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sagetune.config.trajectories import MIN_REWARD
@@ -116,23 +116,34 @@ class TrajectoryFilter:
 
 
 def preference_pairs(trajectories: Iterable[AgentTrajectory]) -> list[dict[str, Any]]:
-    """Successes and failures of one task, paired in their order: {"id", "prompt", "chosen", "rejected", "tools"}.
+    """A record of each pair of `successes_and_failures`: {"id", "prompt", "chosen", "rejected", "tools"}.
 
-    prompt: the opening messages; chosen, rejected: what followed. An attempt that broke is no failure, and one that
-    came after a failed one answers to that, not to the prompt: both are left out.
+    prompt: the opening messages; chosen, rejected: what followed.
+    """
+    pairs = []
+    for name, chosen, rejected in successes_and_failures(trajectories):
+        (prompt, better), (_, worse) = own_messages(chosen), own_messages(rejected)
+        pair = {"prompt": prompt, "chosen": better, "rejected": worse}
+        pairs.append({"id": name, **pair, "tools": chosen.tools})
+    return pairs
+
+
+def successes_and_failures(
+    trajectories: Iterable[AgentTrajectory],
+) -> Iterator[tuple[str, AgentTrajectory, AgentTrajectory]]:
+    """A name, a success and a failure of one task: its first of each, its second of each, and so on.
+
+    An attempt that broke is no failure, and one that came after a failed one answers to that, not to the prompt: both
+    are left out.
     """
     by_task: dict[str, tuple[list[AgentTrajectory], list[AgentTrajectory]]] = {}
     for trajectory in trajectories:
         opening, own = own_messages(trajectory)
         if trajectory.status != "error" and own and trajectory.own_from <= len(opening):
             by_task.setdefault(trajectory.task_id, ([], []))[not trajectory.success].append(trajectory)
-    pairs = []
     for task_id, (good, bad) in by_task.items():
         for number, (chosen, rejected) in enumerate(zip(good, bad, strict=False)):
-            (prompt, better), (_, worse) = own_messages(chosen), own_messages(rejected)
-            pair = {"prompt": prompt, "chosen": better, "rejected": worse}
-            pairs.append({"id": f"{task_id}#{number}", **pair, "tools": chosen.tools})
-    return pairs
+            yield f"{task_id}#{number}", chosen, rejected
 
 
 def _shares(pairs: Iterable[tuple[str, str | None]]) -> dict[str, dict[str, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sagetune.capability.scores import CapabilityReport, CapabilityScore
-from sagetune.config import AgentSFTConfig
+from sagetune.config import AgentSFTConfig, RLTrainingConfig
 from sagetune.config.trajectories import CollectorConfig, SFTConversionConfig
 from sagetune.mixing import MixerConfig, MultiTaskMixer, TaskSample
 from sagetune.trajectories.collector import TrajectoryCollector
@@ -15,10 +15,12 @@ from sagetune.trajectories.record import AgentTrajectory, TrajectoryStep, load_t
 
 if TYPE_CHECKING:
     from sagetune.capability.evaluator import AgentCapabilityEvaluator
+    from sagetune.rl_trainer import AgentRLTrainer
     from sagetune.trainer import AgentSFTTrainer
 
 __all__ = [
     "AgentCapabilityEvaluator",
+    "AgentRLTrainer",
     "AgentSFTConfig",
     "AgentSFTTrainer",
     "AgentTrajectory",
@@ -27,6 +29,7 @@ __all__ = [
     "CollectorConfig",
     "MixerConfig",
     "MultiTaskMixer",
+    "RLTrainingConfig",
     "SFTConversionConfig",
     "TaskSample",
     "TrajectoryCollector",
@@ -43,6 +46,10 @@ def __getattr__(name: str) -> Any:
         from sagetune.trainer import AgentSFTTrainer
 
         return AgentSFTTrainer
+    if name == "AgentRLTrainer":
+        from sagetune.rl_trainer import AgentRLTrainer
+
+        return AgentRLTrainer
     if name == "AgentCapabilityEvaluator":
         from sagetune.capability.evaluator import AgentCapabilityEvaluator
 
