@@ -172,7 +172,13 @@ def sweep(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "sagetune", "train", "-m", *QUICK, f"sft.output_dir={folder / 'out'}", *arguments]
     environment = os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=folder
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd=folder,
+        start_new_session=True,
     )
 
 
@@ -253,7 +259,7 @@ def test_a_stop_is_passed_on_and_all_jobs_save(what: signal.Signals, code: int, 
     endless = ("budget.max_steps=100000", "sft.num_epochs=100000")
     process = sweep("sft.train_data=a.jsonl,b.jsonl", *endless, "hydra.launcher.n_jobs=2", folder=tmp_path)
     training(tmp_path, ["a", "b"], process)
-    process.send_signal(what)
+    os.killpg(process.pid, what)  # as a terminal and `timeout` send it
     output = process.communicate()[0]
     assert process.returncode == code, output
     assert statuses(tmp_path) == {"a": "interrupted", "b": "interrupted"}

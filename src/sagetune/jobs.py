@@ -13,6 +13,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Sequence
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -70,6 +71,14 @@ def _share_cores(num_jobs: int) -> None:
 def _start(folder: RunFolder) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sagetune.run"])
+    # The process that all are forked from must outlive a signal to the whole group (`timeout`, a terminal), else nobody
+    # hears how the jobs ended. It inherits what is blocked here; the signal itself comes through after that.
+    resource_tracker.ensure_running()  # by itself it would unblock them
+    signal.pthread_sigmask(signal.SIG_BLOCK, Interrupts.SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, Interrupts.SIGNALS)
     process = context.Process(target=_job, args=(str(folder.path),), name=folder.path.name)
     process.start()
     return process
@@ -78,6 +87,7 @@ def _start(folder: RunFolder) -> BaseProcess:
 def _job(path: str) -> None:
     """What the process of a job does."""
     os.setsid()  # Ctrl-C reaches the launcher alone, which passes it on
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, Interrupts.SIGNALS)
     folder = RunFolder(Path(path))
     log = os.open(folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, 1)
@@ -156,7 +166,7 @@ class SweepView:
         took = f"{folder.path.name} in {found.seconds or 0:.0f} s"
         self._print(f"{ended}/{self._total} {found.status} {took} ({self._counts(running)})")
         if code:
-            self._print(f"    {(found.reason or '').strip().splitlines()[0]}")
+            self._print(f"    {(found.reason or f'exit code {code}').strip().splitlines()[0]}")
             self._print(f"    its output: {folder.log}; again: {found.command}")
 
     def _counts(self, running: int) -> str:
