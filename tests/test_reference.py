@@ -30,7 +30,6 @@ from sagetune.trajectories.record import save_trajectories
 SPEC = Path(__file__).parents[2] / "shared" / "spec" / "agent_finetune_api_reference.md"
 TEXT = SPEC.read_text() if SPEC.is_file() else ""
 pytestmark = pytest.mark.skipif(not TEXT, reason=f"the reference is not here: {SPEC}")
-LATER = {"RLTrainingConfig"}  # reinforcement learning is not built yet
 
 
 class Table(NamedTuple):
@@ -102,13 +101,6 @@ def named(name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def later(name: str) -> Any:
-    """A parameter, expected to fail for what a later version brings."""
-    reason = "reinforcement learning, with RLTrainingConfig, is not built yet"
-    marks = [pytest.mark.xfail(reason=reason, strict=True)] if name in LATER else []
-    return pytest.param(name, marks=marks)
-
-
 def plain(annotation: str) -> str:
     """An annotation as the reference writes it: without what a dict or list of ours says beyond it."""
     return annotation.replace("dict[str, Any]", "dict").replace("Optional[int]", "int | None")
@@ -135,12 +127,12 @@ def test_the_reference_is_read_whole() -> None:
     assert sum(map(len, OF_METHODS.values())) == 26
 
 
-@pytest.mark.parametrize("name", [later(name) for _, name in imports()])
+@pytest.mark.parametrize("name", [name for _, name in imports()])
 def test_every_import_works(name: str) -> None:
     assert named(name).__name__ == name
 
 
-@pytest.mark.parametrize("owner", [later(owner) for owner in OF_FIELDS])
+@pytest.mark.parametrize("owner", list(OF_FIELDS))
 def test_every_attribute_has_its_type_and_default(owner: str) -> None:
     ours = {field.name: field for field in dataclasses.fields(named(owner))}
     rows = OF_FIELDS[owner]
@@ -245,7 +237,7 @@ def free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "reasoning_test_data": reasoning[:2],
     }
     return {
-        **{name: named(name) for _, name in imports() if name not in LATER},
+        **{name: named(name) for _, name in imports()},
         **{"json": json, "my_agent": ExpertAgent(error_rate=0.2), "task_list": tasks, "all_trajectories": acted},
         **{"trajectories": [one for one in acted if one.success], "data_loader": data_loader, "train_step": train_step},
         **{"all_samples": [dict(conversation(index)) for index in range(8)], "my_model": model},
