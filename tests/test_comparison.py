@@ -19,11 +19,13 @@ from sagetune import status
 from sagetune.comparison import write_comparison
 from sagetune.comparison.choosing import unequal_search
 from sagetune.comparison.comparison import Comparison, compare
+from sagetune.comparison.mirror import COLUMNS, mirror
 from sagetune.comparison.verdicts import compare_items
 from sagetune.comparison.wording import Evidence, verdict
 from sagetune.config import MethodInfo
 from sagetune.files import write_json
 from sagetune.runfolder import RunFolder
+from wandb_offline import read_offline_run
 
 LORA_PLUS = MethodInfo(id="H_lora_plus", name="LoRA+")
 
@@ -279,6 +281,21 @@ def test_the_files_beside_the_page_hold_every_run_and_every_figure(tmp_path: Pat
     assert dora["changes"] == {"sft.use_dora": [False, True]}
     assert dora["figures"]["tokens.loss"]["seeds"] == pytest.approx({"0": 0.9, "1": 0.92, "2": 0.94})
     assert found["tests"]["tokens.loss"] == {"comparisons": 1, "seeds": 3, "least_p": 0.25, "seeds_needed": 6}
+
+
+def test_the_comparison_is_a_run_of_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = sweep(tmp_path / "sweep-1")
+    mirror(folder, compare(folder))
+    logged = read_offline_run(folder / "comparison")
+    verdicts = [dict(zip(COLUMNS, row, strict=True)) for row in logged.tables["verdicts"]["data"]]
+    (loss,) = (row for row in verdicts if (row["variant"], row["figure"]) == ("G_dora", "tokens.loss"))
+    assert loss["difference"] == pytest.approx(-0.09)
+    assert loss["sentence"].startswith("G_dora: ")
+    assert len(logged.tables["runs"]["data"]) == 6
+    assert logged.summary["tokens.loss/A_baseline"] == pytest.approx(1.01)
+    assert logged.exit_code == 0
+    assert len(compare(folder).runs) == 6, "the mirror is no run to compare"
 
 
 def test_text_of_runs_is_escaped(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def refuse(cfg: DictConfig, overrides: Sequence[str], reason: str) -> None:
 def conclude(sweep: Path) -> None:
     """What a sweep ends with, from what is on disk: how each of its runs stands, and the comparison of those done."""
     from sagetune.comparison.comparison import compare
+    from sagetune.comparison.mirror import mirror
     from sagetune.comparison.page import write
     from sagetune.comparison.terminal import print_comparison
 
@@ -85,4 +86,5 @@ def conclude(sweep: Path) -> None:
     found = compare(sweep)
     path = write(sweep, found)
     print_comparison(console, found)
+    mirror(sweep, found)
     console.print(f"report: {path}", markup=False, soft_wrap=True)

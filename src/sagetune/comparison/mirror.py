@@ -1,0 +1,47 @@
+"""A comparison for W&B: a run of its own in the group of the runs that it is of."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from sagetune.comparison.comparison import Comparison, rows_of
+from sagetune.comparison.verdicts import Verdict
+from sagetune.comparison.wording import sentence, verdict
+from sagetune.config import MethodInfo
+from sagetune.runfolder import RunFolder
+from sagetune.tracking import Tracker
+
+NAME = "comparison"
+"""Job type, and folder inside that of the sweep."""
+COLUMNS = ("variant", "figure", "mean", "low", "high", "difference", "from", "to", "p (Holm)", "verdict", "sentence")
+
+
+def mirror(folder: Path, found: Comparison) -> None:
+    """Log the tables of verdicts and of runs, a chart of the primary figure, and every mean as summary.
+
+    folder: that of the sweep. Mode, project and group are those of its first run.
+    """
+    first = RunFolder.open(folder / found.runs[0].name)[1]
+    run = dataclasses.replace(first, method=MethodInfo(id=NAME, name="Comparison"), sweep=folder.name, run_name=None)
+    tracker = Tracker(folder / NAME, run, resume_step=None)
+    tracker.table("verdicts", COLUMNS, [_row(one) for one in found.verdicts])
+    rows = rows_of(found)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    tracker.table("runs", names, [[row.get(name) for name in names] for row in rows])
+    if found.primary is not None:
+        means = {name: one.evidence.mean for name, one in found.of(found.primary).items()}
+        tracker.bars("primary", found.primary.label, means)
+    tracker.summary({f"{one.figure.key}/{one.evidence.variant}": one.evidence.mean for one in found.verdicts})
+    tracker.finish(0)
+
+
+def _row(one: Verdict) -> list[Any]:
+    """The values of COLUMNS."""
+    evidence, difference = one.evidence, one.evidence.difference
+    apart: list[float | None] = [None] * 4
+    if difference is not None:
+        apart = [difference.mean, *(difference.interval or (None, None)), difference.p_holm]
+    score = [evidence.mean, *(evidence.interval or (None, None))]
+    return [evidence.variant, one.figure.key, *score, *apart, verdict(evidence), sentence(evidence)]
