@@ -287,7 +287,7 @@ def test_the_comparison_is_a_run_of_the_group(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = sweep(tmp_path / "sweep-1")
     mirror(folder, compare(folder))
-    logged = read_offline_run(folder / "comparison")
+    logged = read_offline_run(folder)
     verdicts = [dict(zip(COLUMNS, row, strict=True)) for row in logged.tables["verdicts"]["data"]]
     (loss,) = (row for row in verdicts if (row["variant"], row["figure"]) == ("G_dora", "tokens.loss"))
     assert loss["difference"] == pytest.approx(-0.09)

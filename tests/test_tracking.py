@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -175,6 +176,14 @@ def closed_port() -> int:
 def test_a_run_keeps_its_id_and_a_namesake_elsewhere_has_another(tmp_path: Path) -> None:
     assert run_id(tmp_path / "a" / "demo") == run_id(tmp_path / "a" / "demo")
     assert run_id(tmp_path / "a" / "demo") != run_id(tmp_path / "b" / "demo")
+
+
+def test_the_runs_of_a_sweep_are_logged_side_by_side(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run = dataclasses.replace(config("offline"), sweep="s")
+        Tracker(tmp_path / "s" / name, run, None).finish(0)
+    assert len(list(tmp_path.glob("s/wandb/offline-run-*"))) == 2
+    assert not list(tmp_path.glob("s/*/wandb"))
 
 
 def test_a_job_of_an_agent_has_the_id_that_the_agent_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,8 @@ class Tracker:
         if path.exists():
             drop_rows_after(path, resume_step or 0)
         self._file = path.open("a", encoding="utf-8")
-        self._run_dir = run_dir
-        self._variables = {} if mode == "disabled" else _keep_in(run_dir)
+        self._logs = logs_of(run_dir, config)
+        self._variables = {} if mode == "disabled" else _keep_in(self._logs)
         self._wandb = None if mode == "disabled" else _start(run_dir, config, mode)
 
     def log(self, row: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ class Tracker:
             send(self._wandb)
         except _failures() as error:
             reason = f"{type(error).__name__}: {error}"
-            _tell(f"W&B stopped mirroring ({reason}); metrics.jsonl goes on; {_sync_advice(self._run_dir)}")
+            _tell(f"W&B stopped mirroring ({reason}); metrics.jsonl goes on; {_sync_advice(self._logs)}")
             self._wandb = None
 
 
@@ -135,13 +135,18 @@ def reachable(url: str) -> bool:
     return answered.is_set()
 
 
-def _keep_in(run_dir: Path) -> dict[str, str]:
-    """Point W&B's staging and cache into the run folder; returns the variables that were set.
+def logs_of(run_dir: Path, config: RunConfig) -> Path:
+    """Where W&B writes: a folder for all runs of a sweep, so that `wandb leet` shows them together."""
+    return (run_dir if config.sweep is None else run_dir.parent) / "wandb"
+
+
+def _keep_in(logs: Path) -> dict[str, str]:
+    """Point W&B's staging and cache there; returns the variables that were set.
 
     There is no setting for them, and in the home directory they would be lost with a container before a sync.
     WANDB_CONFIG_DIR stays where it is: it names the user's own server and account.
     """
-    folders = {f"WANDB_{name.upper()}_DIR": str((run_dir / "wandb" / name).absolute()) for name in ("data", "cache")}
+    folders = {f"WANDB_{name.upper()}_DIR": str((logs / name).absolute()) for name in ("data", "cache")}
     added = {name: folder for name, folder in folders.items() if name not in os.environ}
     os.environ.update(added)
     return added
@@ -158,7 +163,7 @@ def _start(run_dir: Path, config: RunConfig, mode: str) -> wandb.Run:
 
             obstacle = f"{type(error).__name__}: {error}"
             wandb.teardown()  # the failed attempt still holds the run's id
-        _tell(f"W&B: {obstacle.splitlines()[0]}. This run is logged offline; {_sync_advice(run_dir)}")
+        _tell(f"W&B: {obstacle.splitlines()[0]}. This run is logged offline; {_sync_advice(logs_of(run_dir, config))}")
     return _init(run_dir, config, "offline")
 
 
@@ -195,7 +200,7 @@ def _init(run_dir: Path, config: RunConfig, mode: Literal["online", "offline"]) 
     )
     run = wandb.init(
         mode=mode,
-        dir=str(run_dir),
+        dir=str(logs_of(run_dir, config).parent),  # W&B adds the last part
         id=os.environ["WANDB_RUN_ID"] if "WANDB_SWEEP_ID" in os.environ else run_id(run_dir),  # an agent's job has one
         resume="allow" if mode == "online" else None,
         name=run_dir.absolute().name,
@@ -226,8 +231,8 @@ def run_id(run_dir: Path) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]', '-', place.name)[-48:]}-{sha256(str(place).encode()).hexdigest()[:8]}"
 
 
-def _sync_advice(run_dir: Path) -> str:
-    return f"send it later with: wandb sync {run_dir / 'wandb'}/*run-*"
+def _sync_advice(logs: Path) -> str:
+    return f"send it later with: wandb sync {logs}/*run-*"
 
 
 def _tell(message: str) -> None:
