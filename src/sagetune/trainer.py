@@ -35,7 +35,7 @@ from sagetune.runfolder import RunFolder
 from sagetune.sample import Sample, check_sample
 from sagetune.stream import StreamLoader, micro_batches, plan_passes
 from sagetune.tracking import Tracker
-from sagetune.training_set import Selections, TrainingPool, select_from, target_sizes
+from sagetune.training_set import Selections, TrainingPool, select_from, steps_within, target_sizes
 from sagetune.trajectories.local import LocalAgent, local_agent
 from sagetune.trajectories.stage import gathered
 
@@ -258,7 +258,7 @@ class AgentSFTTrainer:
         self, pool: TrainingPool, selections: Selections | None
     ) -> tuple[BatchLoader | StreamLoader, Sequence[int]]:
         """What serves the batches, and the optimiser steps of each task; without a stream there is one."""
-        sft, budget = self.run.sft, self.run.budget
+        sft = self.run.sft
         candidates = self.run.coreset.candidates if self._chooses_rows() else 1.0
         rows, pad = round(sft.batch_size * candidates), int(self.tokenizer.pad_token_id)
         from_pool = selections is not None and self.run.coreset.scope == "pool"
@@ -266,7 +266,8 @@ class AgentSFTTrainer:
             tasks = list(pool.tasks().values())
             sizes = [len(task) for task in tasks]
             sizes = target_sizes(self.run, sizes) if from_pool else sizes
-            passes = plan_passes(sizes, rows * sft.gradient_accumulation_steps, sft.num_epochs, budget.max_steps)
+            steps = steps_within(self.run, pool.encoded)
+            passes = plan_passes(sizes, rows * sft.gradient_accumulation_steps, sft.num_epochs, steps)
             accumulate = micro_batches(sizes, passes, rows)
             self._tell_stream(sizes, max(-(-sizes[part.task] // part.num_steps) for part in passes), accumulate, rows)
             stream = StreamLoader(
@@ -283,7 +284,8 @@ class AgentSFTTrainer:
         )
         if selections is not None and from_pool:
             loader.choose(selections.chosen(self.model.to(self.device), epoch=0, step=0))
-        return loader, [min(loader.steps_per_epoch * sft.num_epochs, budget.max_steps or 2**62)]
+        steps = steps_within(self.run, [pool.encoded[place] for place in loader.chosen])
+        return loader, [min(loader.steps_per_epoch * sft.num_epochs, steps or 2**62)]
 
     def _tell_stream(self, sizes: Sequence[int], largest_step: int, accumulate: int, rows: int) -> None:
         """Say what a user may not expect of a stream."""

@@ -85,6 +85,21 @@ def select_from(
     return entry | {"seconds": selection.seconds, **tokens}
 
 
+def steps_within(run: RunConfig, samples: Sequence[Encoded]) -> int | None:
+    """Optimiser steps that the budget allows, None = any number: budget.max_steps, or what makes supervised_tokens.
+
+    samples: those that are served. A step has the rows of its micro-batches, and those replayed beside them.
+    """
+    budget, sft = run.budget, run.sft
+    if budget.supervised_tokens is None:
+        return budget.max_steps
+    rows = sft.batch_size * sft.gradient_accumulation_steps
+    replayed = sft.continual_replay_ratio if sft.use_online_continual and run.continual.mode == "append" else 0.0
+    supervised = sum(label != IGNORE_INDEX for sample in samples for label in sample.labels) / len(samples)
+    steps = max(1, round(budget.supervised_tokens / (rows * (1 + replayed) * supervised)))
+    return min(steps, budget.max_steps or steps)
+
+
 def target_sizes(run: RunConfig, sizes: Sequence[int]) -> list[int]:
     """How many samples to select from pools of `sizes` samples: sft.coreset_target_size in proportion, or the share."""
     if run.sft.coreset_target_size is not None:

@@ -129,6 +129,7 @@ def check_rl(run: RunConfig, rl: RLTrainingConfig, problems: Problems) -> None:
         ("mixture.use", run.mixture.use, False),
         ("data.stream", run.data.stream, "shuffled"),
         ("continual.tasks", run.continual.tasks, None),
+        ("budget.supervised_tokens", run.budget.supervised_tokens, None),
     ):
         problems.check(value == off, name, value, f"{off} while rl is set: pairs are trained on as they stand")
     dropout = run.adapter.dropout

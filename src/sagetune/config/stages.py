@@ -151,6 +151,9 @@ class BudgetConfig:
     """Samples taken from evaluation.data, scored by generated actions before and after."""
     max_steps: int | None = None
     """Optimiser steps at most."""
+    supervised_tokens: int | None = None
+    """Supervised tokens at most, to the step that comes nearest by the mean of the samples: methods whose samples are
+    longer, or that replay, then take fewer steps. The number that was trained on is in the result."""
     learning_rates: list[float] = field(default_factory=list)
     """Rates of which the best on sft.eval_data is trained with, each tried in a short training; empty = no search,
     sft.learning_rate."""
@@ -159,7 +162,7 @@ class BudgetConfig:
 
     def __post_init__(self) -> None:
         problems = Problems()
-        for name in ("train_samples", "eval_samples", "benchmark_samples", "max_steps"):
+        for name in ("train_samples", "eval_samples", "benchmark_samples", "max_steps", "supervised_tokens"):
             value = vars(self)[name]
             problems.check(value is None or value >= 1, f"budget.{name}", value, "null or at least 1")
         rates = self.learning_rates
