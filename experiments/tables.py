@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from sagetune.capability.data import items_of
+from sagetune.capability.evaluator import scored
+from sagetune.trajectories.record import load_trajectories
 
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t, 97.5 %, by number of values."""
@@ -49,14 +55,8 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def rescored(answers: Path, capability: str, data: str, samples: int) -> dict[str, Any]:
-    """The score of answers that an evaluation has written, as the scorers are now."""
-    from collections import defaultdict
-
-    from sagetune.capability.data import items_of
-    from sagetune.capability.evaluator import scored
-    from sagetune.trajectories.record import load_trajectories
-
+    """The score of answers that an evaluation has written, as the scorers are now: a CapabilityScore as a dict."""
     attempts = defaultdict(list)
     for trajectory in load_trajectories(answers):
         attempts[trajectory.task_id].append(trajectory)
-    return scored(capability, items_of(capability, data, samples), attempts, {}).to_dict()
+    return dataclasses.asdict(scored(capability, items_of(capability, data, samples), attempts, {}))

@@ -14,10 +14,18 @@ from matplotlib import pyplot as plt
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from tables import markdown, number, share, write_csv
+from jobs import DATA
+from tables import markdown, number, rescored, share, write_csv
 
 AGENT = ("tool_use", "planning", "timing")
 GENERAL = ("reasoning", "instruction_following", "ifeval_loose")
+WORLD = {
+    "tool_use": "agent_benchmark:tool_selection:test",
+    "reasoning": "agent_benchmark:general:test",
+    "instruction_following": "agent_benchmark:general:test",
+    "timing": "agent_benchmark:timing:test",
+}
+IFEVAL, ITEMS = f"ifeval:{DATA}/ifeval/input_data.jsonl", 24
 ORDER = ("untouched", "agent only", "eta 0.5", "eta 0.2", "eta 0.1", "general only")
 Row = dict[str, Any]
 
@@ -25,12 +33,14 @@ Row = dict[str, Any]
 def read_job(folder: Path) -> Row:
     described = folder / "study.json"
     row: Row = json.loads(described.read_text()) if described.is_file() else {"variant": "untouched", "seed": ""}
-    world = json.loads((folder / "world" / "report.json").read_text())["scores"]
+    data = WORLD | {"planning": str(folder.parent / "plans.jsonl")}
+    world = {name: rescored(folder / "world" / f"{name}.jsonl", name, data[name], ITEMS) for name in data}
     for name, score in world.items():
         row[name], row[f"{name}_unreadable"] = score["score"], score["details"]["parse_failure_rate"]
+    row["plan_f1"] = world["planning"]["details"]["figures"]["plan_f1"]
     timing = world["timing"]["details"]["timing"]
     row["timing"] = timing["balanced_accuracy"]["value"]  # of the families most do not call
-    ifeval = json.loads((folder / "ifeval" / "report.json").read_text())["scores"]["instruction_following"]
+    ifeval = rescored(folder / "ifeval" / "instruction_following.jsonl", "instruction_following", IFEVAL, ITEMS)
     row["ifeval_strict"] = ifeval["details"]["figures"]["prompt_strict"]
     row["ifeval_loose"] = ifeval["details"]["figures"]["prompt_loose"]
     row["agent"] = statistics.mean(row[name] for name in AGENT)
@@ -74,9 +84,9 @@ def main(work: Path) -> None:
     )
     print()
     markdown(
-        ("trained on", *(one.replace("_", " ") for one in (*AGENT, *GENERAL, "ifeval_strict"))),
+        ("trained on", *(one.replace("_", " ") for one in (*AGENT, "plan_f1", *GENERAL, "ifeval_strict"))),
         [
-            (name, *(share(values(some, one)) for one in (*AGENT, *GENERAL, "ifeval_strict")))
+            (name, *(share(values(some, one)) for one in (*AGENT, "plan_f1", *GENERAL, "ifeval_strict")))
             for name, some in by_variant.items()
         ],
     )
