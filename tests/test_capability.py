@@ -273,6 +273,7 @@ def test_the_answers_are_written_as_they_are_given(tmp_path: Path) -> None:
     assert all(len(answer.messages) > 2 for answer in answers)
 
 
+@pytest.mark.thorough
 def test_a_run_measures_capabilities_before_and_after(tmp_path: Path) -> None:
     overrides = (
         "model=tiny",

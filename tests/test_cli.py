@@ -126,6 +126,7 @@ def test_a_run_writes_its_folder_and_ends_with_the_table(tmp_path: Path) -> None
     assert "holds a run already" in again.stderr
 
 
+@pytest.mark.thorough
 def test_a_stream_of_tasks_is_measured_before_and_after_each(tmp_path: Path) -> None:
     place = [f"sft.output_dir={tmp_path}", "run_name=r", "continual.tasks=[tool_selection/mail,general,timing]"]
     budget = ["budget.train_samples=12", "budget.eval_samples=6", "budget.benchmark_samples=6", "sft.batch_size=2"]
@@ -147,6 +148,7 @@ def test_a_stream_of_tasks_is_measured_before_and_after_each(tmp_path: Path) -> 
     assert len([row for row in mirrored.history if "stream/general/loss" in row]) == 2
 
 
+@pytest.mark.thorough
 def test_a_failed_run_says_why_in_its_folder(tmp_path: Path) -> None:
     data = tmp_path / "bad.jsonl"
     data.write_text('{"messages": [{"role": "user", "content": "hi"}, {"role": "asistant", "content": "x"}]}\n')
@@ -164,6 +166,7 @@ def test_a_failed_run_says_why_in_its_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "r" / "result.json").exists()
 
 
+@pytest.mark.thorough
 def test_select_writes_the_chosen_samples_without_training(tmp_path: Path) -> None:
     target = tmp_path / "chosen.jsonl"
     overrides = ("model=tiny", "budget.train_samples=30", "coreset=hybrid", "coreset.cache=false")

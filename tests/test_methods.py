@@ -168,6 +168,7 @@ def test_a_users_method_is_listed_and_swept_like_ours(mine: Path) -> None:
     assert text.count("sft.lora_r must be at least 1, got 0") == 11
 
 
+@pytest.mark.thorough
 def test_a_users_method_trains(mine: Path, tmp_path: Path) -> None:
     place = [f"sft.output_dir={tmp_path}", "run_name=r", "model=tiny", "budget=smoke"]
     done = sagetune("train", "--config-dir", str(mine), "method=mine", *place)

@@ -291,6 +291,7 @@ def start(folder: Path, data: str, *overrides: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*COMMAND, *place, *overrides], env=environment, **streams)
 
 
+@pytest.mark.thorough
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     data = pairs_file(tmp_path / "pairs.jsonl", WORDS[:7])  # the last step of an epoch is short
     alone, killed = tmp_path / "alone", tmp_path / "killed"

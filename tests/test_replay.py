@@ -326,7 +326,10 @@ torch.save({"state": learner.state_dict(), "ids": learner.ids, "replayed": repla
 """
 
 
-@pytest.mark.parametrize("strategy", ["reservoir", "task_balanced", "fifo", "loss"])
+THOROUGH = [pytest.param(name, marks=pytest.mark.thorough) for name in ("task_balanced", "fifo", "loss")]
+
+
+@pytest.mark.parametrize("strategy", ["reservoir", *THOROUGH])
 def test_two_ranks_hold_what_one_process_would(strategy: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", RANKS]
     places = [str(tmp_path), strategy, str(Path(__file__).parent)]

@@ -99,6 +99,7 @@ def test_three_kills_at_random_moments_change_no_bit(undisturbed: Path, tmp_path
     assert_same_training(folder, undisturbed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "selection",
     [
@@ -127,6 +128,7 @@ def test_a_killed_run_that_selects_goes_on_with_the_same_samples(selection: tupl
     assert len(chosen[0]) > 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "replay",
     [
@@ -157,6 +159,7 @@ def test_a_killed_stream_replays_the_same_samples(replay: tuple[str, ...], tmp_p
     assert all(torch.equal(buffers[0][name], buffers[1][name]) for name in ("ids", "keys", "groups"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("what", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stop_saves_inside_the_step_says_so_and_resumes(
     what: signal.Signals, code: int, undisturbed: Path, tmp_path: Path

@@ -252,7 +252,9 @@ def test_fault_drill_one_raises_one_is_killed_one_is_stopped(tmp_path: Path) -> 
         assert [json.loads(line)["step"] for line in job.metrics.read_text().splitlines()] == list(range(1, 41))
 
 
-@pytest.mark.parametrize(("what", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("what", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.thorough)]
+)
 def test_a_stop_is_passed_on_and_all_jobs_save(what: signal.Signals, code: int, tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_samples(tmp_path / f"{name}.jsonl")

@@ -21,9 +21,13 @@ COLUMNS = ("variant", "figure", "mean", "low", "high", "difference", "from", "to
 def mirror(folder: Path, found: Comparison) -> None:
     """Log the tables of verdicts and of runs, a chart of the primary figure, and every mean as summary.
 
-    folder: that of the sweep. Mode, project and group are those of its first run.
+    folder: that of the sweep. Mode, project and group are those of its first finished run; without one there is nothing
+    to log.
     """
-    first = RunFolder.open(folder / found.runs[0].name)[1]
+    done = [run for run in found.runs if run.done]
+    if not done:
+        return
+    first = RunFolder.open(folder / done[0].name)[1]
     run = dataclasses.replace(first, method=MethodInfo(id=NAME, name="Comparison"), sweep=folder.name, run_name=None)
     tracker = Tracker(folder / NAME, run, resume_step=None)
     tracker.table("verdicts", COLUMNS, [_row(one) for one in found.verdicts])
