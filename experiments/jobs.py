@@ -42,9 +42,13 @@ def claim(work: Path, name: str, job: Callable[[Path], None]) -> None:
     print(name, flush=True)
 
 
+def finished(work: Path) -> list[str]:
+    """The names of the jobs that are done."""
+    return sorted(mark.name for mark in (work / "claims").iterdir() if mark.read_text() == "done")
+
+
 def is_done(work: Path, name: str) -> bool:
-    mark = work / "claims" / name
-    return mark.is_file() and mark.read_text() == "done"
+    return name in finished(work)
 
 
 def train(folder: Path, *overrides: str) -> None:

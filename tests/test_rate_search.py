@@ -94,6 +94,14 @@ def test_a_run_searches_trains_with_the_best_rate_and_counts_the_cost(run: RunCo
     assert "Each rate was tried for 2" in (tmp_path / "searched" / "report.html").read_text()
 
 
+def test_trials_stay_out_of_weights_and_biases(run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run.run_name = "mirrored"
+    assert attempt(RunFolder.create(run), run) == 0
+    logged = [path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("offline-run-*")]
+    assert set(logged) == {("mirrored", "wandb")}
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [("learning_rates", [0.1]), ("learning_rates", [0.1, 0.1]), ("search_steps", 0)]
 )

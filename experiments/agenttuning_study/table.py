@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from jobs import DATA
+from jobs import DATA, finished
 from tables import markdown, number, rescored, share, write_csv
 
 AGENT = ("tool_use", "planning", "timing")
@@ -56,8 +56,7 @@ def read_job(folder: Path) -> Row:
 
 
 def main(work: Path) -> None:
-    done = [path for path in (work / "claims").iterdir() if path.read_text() == "done"]
-    rows = [read_job(work / path.name) for path in done]
+    rows = [read_job(work / name) for name in finished(work)]
     rows.sort(key=lambda row: (ORDER.index(row["variant"]), row["seed"]))
     write_csv(HERE / "results.csv", rows)
     by_variant = {name: some for name in ORDER if (some := [row for row in rows if row["variant"] == name])}

@@ -11,12 +11,14 @@ the plot.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from jobs import claim, is_done, sagetune, train, write_lines
 
 SEEDS = (0, 1, 2)
 TOKENS = 24_000
@@ -52,22 +54,8 @@ LOCAL = [
 ]
 
 
-def sagetune(log: Path, command: str, *overrides: str) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    with log.open("a") as file:
-        done = subprocess.run(
-            [sys.executable, "-m", "sagetune", command, *overrides],
-            stdout=file,
-            stderr=file,
-            env=environment,
-            check=False,
-        )
-    if done.returncode:
-        sys.exit(f"{command} ended with {done.returncode}: see {log}")
-
-
-def folder_of(work: Path, variant: str, seed: int) -> Path:
-    return work / f"{variant.replace(', ', '-').replace(' ', '-')}-s{seed}"
+def name_of(variant: str, seed: int) -> str:
+    return f"{variant.replace(', ', '-').replace(' ', '-')}-s{seed}"
 
 
 def collect(work: Path, folder: Path, variant: str, seed: int) -> None:
@@ -85,18 +73,20 @@ def collect(work: Path, folder: Path, variant: str, seed: int) -> None:
         spread = "trajectories.collector.spread=one"
         sagetune(log, "collect", *COMMON, *agent, spread, *tasks, f"budget.train_samples={TASKS}", *place, *options)
         return
-    teacher = folder_of(work, options[0], seed)
-    while not (teacher / "held_out.jsonl.done").is_file():
+    while not is_done(work, name_of(options[0], seed)):
         time.sleep(5)  # another process trains it
     drawn = [
         "trajectories.agent.temperature=0.7",
         "trajectories.collector.attempts=2",
         "trajectories.collector.max_steps=6",
     ]
-    model = [f"trajectories.agent.model={teacher}/run/adapter", f"budget.train_samples={OWN_TASKS}"]
+    model = [
+        f"trajectories.agent.model={work}/{name_of(options[0], seed)}/run/adapter",
+        f"budget.train_samples={OWN_TASKS}",
+    ]
     sagetune(log, "collect", *COMMON, *LOCAL, *drawn, *model, *tasks, *place)
     own = (folder / "samples.jsonl").read_text()
-    experts = (folder_of(work, "mix", seed) / "samples.jsonl").read_text()
+    experts = (work / name_of("mix", seed) / "samples.jsonl").read_text()
     (folder / "samples.jsonl").write_text(experts + own)
 
 
@@ -121,43 +111,26 @@ def held_out_tasks(work: Path) -> Path:
     path = work / "held_out_tasks.jsonl"
     if not path.is_file():
         samples = [sample for family, num in HELD_OUT.items() for sample in world.generate(family, "test", num)]
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text("".join(json.dumps(to_openai(sample)) + "\n" for sample in samples))
-        draft.rename(path)
+        write_lines(path, [to_openai(sample) for sample in samples])
     return path
 
 
-def run(work: Path, variant: str, seed: int) -> None:
-    folder = folder_of(work, variant, seed)
-    mark = work / "claims" / folder.name
-    try:
-        mark.open("x").close()
-    except FileExistsError:
-        return
-    folder.mkdir(exist_ok=True)
-    log = folder / "log.txt"
-    if not (folder / "study.json").is_file():
+def run(work: Path, variant: str, seed: int, folder: Path) -> None:
+    described = folder / "study.json"
+    if not described.is_file():
         collect(work, folder, variant, seed)
         steps, num, mean = steps_for(folder / "samples.jsonl")
-        described: dict[str, Any] = {
-            "variant": variant,
-            "seed": seed,
-            "steps": steps,
-            "samples": num,
-            "mean_tokens": mean,
-        }
-        (folder / "study.json").write_text(json.dumps(described))
-    steps = json.loads((folder / "study.json").read_text())["steps"]
-    if not (folder / "run").is_dir():
-        training = [
-            *("data=file", f"sft.train_data={folder}/samples.jsonl", "sft.eval_data=null", "evaluation.data=null"),
-            *(f"sft.output_dir={folder}", "run_name=run", f"seed={seed}", "sft.learning_rate=1e-3"),
-            *(f"sft.batch_size={BATCH}", "sft.gradient_accumulation_steps=1", "sft.max_seq_length=1024"),
-            *("budget.train_samples=null", f"budget.max_steps={steps}", "sft.num_epochs=50"),
-        ]
-        sagetune(log, "train", *COMMON, *training)
-    elif not (folder / "run" / "report.html").is_file():
-        sagetune(log, "train", f"resume={folder}/run")
+        row: dict[str, Any] = {"variant": variant, "seed": seed, "steps": steps, "samples": num, "mean_tokens": mean}
+        described.write_text(json.dumps(row))
+    steps = json.loads(described.read_text())["steps"]
+    train(
+        folder,
+        *COMMON,
+        *("data=file", f"sft.train_data={folder}/samples.jsonl", "sft.eval_data=null", "evaluation.data=null"),
+        *(f"seed={seed}", "sft.learning_rate=1e-3", "sft.max_seq_length=1024"),
+        *(f"sft.batch_size={BATCH}", "sft.gradient_accumulation_steps=1"),
+        *("budget.train_samples=null", f"budget.max_steps={steps}", "sft.num_epochs=50"),
+    )
     held_out = [
         *("data=file", f"sft.train_data={held_out_tasks(work)}", "budget.train_samples=null"),
         f"output={folder}/held_out.jsonl",
@@ -168,18 +141,15 @@ def run(work: Path, variant: str, seed: int) -> None:
         ),
         f"trajectories.agent.model={folder}/run/adapter",
     ]
-    sagetune(log, "collect", *COMMON, *LOCAL, *held_out)
-    (folder / "held_out.jsonl.done").touch()
-    mark.write_text("done")
-    print(folder.name, flush=True)
+    sagetune(folder / "log.txt", "collect", *COMMON, *LOCAL, *held_out)
 
 
 def main(work: Path) -> None:
-    (work / "claims").mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
     for seed in SEEDS:
         for variant in VARIANTS:
-            run(work, variant, seed)
+            claim(work, name_of(variant, seed), lambda folder, job=(variant, seed): run(work, *job, folder))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]).resolve())

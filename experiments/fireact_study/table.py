@@ -15,6 +15,7 @@ from matplotlib import pyplot as plt
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from jobs import finished
 from tables import markdown, write_csv
 from tables import share as percent
 
@@ -44,7 +45,7 @@ def share(attempts: list[Row]) -> float:
 
 
 def main(work: Path) -> None:
-    rows = [read_job(done.parent) for done in sorted(work.glob("*/held_out.jsonl.done"))]
+    rows = [read_job(work / name) for name in finished(work)]
     order = list(dict.fromkeys(("plain", "react", "cot", REFERENCE, *(row["variant"] for row in rows))))
     rows.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
     write_csv(HERE / "results.csv", rows)

@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from jobs import finished
 from tables import markdown, write_csv
 
 BENCHMARKS = {
@@ -62,7 +63,7 @@ def percent(value: float | None) -> str:
 
 
 def main(work: Path) -> None:
-    done = [path.name for path in (work / "claims").iterdir() if path.read_text() == "done"]
+    done = finished(work)
     rows = [row for name in done for row in read_job(work / name)]
     rows.sort(key=lambda row: (ORDER.index(row["variant"]), row["seed"], list(BENCHMARKS).index(row["benchmark"])))
     write_csv(HERE / "results.csv", rows)

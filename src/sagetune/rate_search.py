@@ -66,7 +66,6 @@ def trial_of(run: RunConfig, folder: RunFolder, rate: float) -> RunConfig:
         budget=dataclasses.replace(run.budget, max_steps=run.budget.search_steps, learning_rates=[]),
         evaluation=dataclasses.replace(run.evaluation, data=None, capabilities={}),
         trainer=dataclasses.replace(run.trainer, eval_every_n_steps=None),
-        wandb=dataclasses.replace(run.wandb, mode="disabled"),
         run_name=f"rate-{rate:g}",
         sweep=None,
     )

@@ -30,7 +30,7 @@ from sagetune.report import environment
 from sagetune.run_data import PairData, RunData
 from sagetune.runfolder import RunFolder
 from sagetune.tracking import Tracker
-from sagetune.trainer import AgentSFTTrainer, TrainingResult, lightning_trainer, training_result
+from sagetune.trainer import AgentSFTTrainer, TrainingResult, lightning_trainer, train_in_new_folder, training_result
 from sagetune.trajectories.local import LocalAgent
 
 LOGGED = {
@@ -92,16 +92,7 @@ class AgentRLTrainer:
 
     def train(self) -> TrainingResult:
         """Train in a new folder of `output_dir`; the trained model is saved there and stays in `self.model`."""
-        folder = RunFolder.create(self.run)
-        tracker = Tracker(folder.path, self.run, resume_step=None)
-        code = 1
-        try:
-            with Interrupts() as interrupts:
-                result = self.fit(folder, tracker, interrupts)
-            code = 0
-        finally:
-            tracker.finish(code)
-        return result
+        return train_in_new_folder(self.run, self.fit)
 
     def fit(self, folder: RunFolder, tracker: Tracker, interrupts: Interrupts) -> TrainingResult:
         """Train in `folder`, from its checkpoint if there is one. Raises Interrupted when asked to stop."""

@@ -72,7 +72,7 @@ def stages(run: RunConfig, folder: RunFolder, tracker: Tracker, console: Console
 def tried(run: RunConfig, folder: RunFolder, console: Console, interrupts: Interrupts) -> Measured:
     """A trial of the search: train, and tell the loss on dev data; None if training diverged."""
     trainer = trainer_of(run, console)
-    tracker = Tracker(folder.path, run, resume_step=checkpoint_step(folder))
+    tracker = Tracker(folder.path, run, resume_step=checkpoint_step(folder), mirrored=False)
     try:
         training = trainer.fit(folder, tracker, interrupts)
     except NonFiniteError as error:

@@ -35,11 +35,12 @@ class Tracker:
     """The log of one run.
 
     resume_step: the optimiser step that the run goes on from; None = from the start. Rows of metrics.jsonl beyond it,
-    written by a stretch that was lost, are dropped. Raises ValueError for an unknown mode in WANDB_MODE.
+    written by a stretch that was lost, are dropped. mirrored: False = into the file alone, whatever the environment
+    says. Raises ValueError for an unknown mode in WANDB_MODE.
     """
 
-    def __init__(self, run_dir: Path, config: RunConfig, resume_step: int | None) -> None:
-        mode = os.environ.get("WANDB_MODE", config.wandb.mode)
+    def __init__(self, run_dir: Path, config: RunConfig, resume_step: int | None, *, mirrored: bool = True) -> None:
+        mode = os.environ.get("WANDB_MODE", config.wandb.mode) if mirrored else "disabled"
         if mode not in WANDB_MODES:
             raise ValueError(f"WANDB_MODE must be one of {', '.join(WANDB_MODES)}, got {mode!r}")
         path = RunFolder(run_dir).metrics

@@ -122,16 +122,7 @@ class AgentSFTTrainer:
 
     def train(self) -> TrainingResult:
         """Train in a new folder of `output_dir`; the trained model is saved there and stays in `self.model`."""
-        folder = RunFolder.create(self.run)
-        tracker = Tracker(folder.path, self.run, resume_step=None)
-        code = 1
-        try:
-            with Interrupts() as interrupts:
-                result = self.fit(folder, tracker, interrupts)
-            code = 0
-        finally:
-            tracker.finish(code)
-        return result
+        return train_in_new_folder(self.run, self.fit)
 
     def fit(self, folder: RunFolder, tracker: Tracker, interrupts: Interrupts) -> TrainingResult:
         """Train in `folder`, from its checkpoint if there is one. Raises Interrupted when asked to stop."""
@@ -337,6 +328,21 @@ class AgentSFTTrainer:
 
     def _chooses_rows(self) -> bool:
         return self.run.sft.use_coreset_selection and self.run.coreset.scope == "batch"
+
+
+def train_in_new_folder(
+    run: RunConfig, fit: Callable[[RunFolder, Tracker, Interrupts], TrainingResult]
+) -> TrainingResult:
+    """What `fit` returns, given a new folder of the run's, its log, and signals that wait until it can save."""
+    folder = RunFolder.create(run)
+    tracker, code = Tracker(folder.path, run, resume_step=None), 1
+    try:
+        with Interrupts() as interrupts:
+            result = fit(folder, tracker, interrupts)
+        code = 0
+    finally:
+        tracker.finish(code)
+    return result
 
 
 def lightning_trainer(

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sagetune.comparison.runs import Run
+from sagetune.runfolder import CHANGES_NOTHING
 
 BASELINE = "A_baseline"
 BOOKKEEPING = (
-    *("seed", "trajectories.collector.seed", "run_name", "sweep", "resume", "objective"),
+    *(*CHANGES_NOTHING, "seed", "trajectories.collector.seed"),
     *("sft.output_dir", "trainer.checkpoint_every_n_steps"),
 )
 RECORDS = ("method.", "wandb.")

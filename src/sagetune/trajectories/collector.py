@@ -281,7 +281,7 @@ class TrajectoryCollector:
 def checked(said: Any) -> Said:
     """What an agent returned. Raises BadReply for anything but a message that can be run and written down."""
     answer = said if isinstance(said, Said) else Said(said)
-    costs: dict[str, Any] = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
+    costs = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
     given: Any = answer.message
     if isinstance(given, str):
         given = {"role": "assistant", "content": given}

@@ -204,7 +204,7 @@ def _completion(text: str) -> dict[str, Any] | None:
 def _said(body: dict[str, Any]) -> Said:
     """The first choice. Raises BadReply where it is cut off, empty, or calls with arguments that are no JSON object."""
     choice, usage = body["choices"][0], body.get("usage") or {}
-    tokens: dict[str, Any] = {name: usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")}
+    tokens = {name: usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")}
     written = choice["message"]
     text = json.dumps(written, ensure_ascii=False)
     if choice.get("finish_reason") == "length":

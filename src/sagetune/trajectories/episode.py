@@ -21,22 +21,11 @@ class OutOfSteps(Exception):
 
 
 class BadReply(ValueError):
-    """The agent wrote something that cannot be run. text: what it wrote; it cost tokens all the same. cut_off: the
-    model was not done with it.
-    """
+    """The agent wrote something that cannot be run. text: what it wrote; it cost tokens all the same."""
 
-    def __init__(
-        self,
-        reason: str,
-        text: str = "",
-        *,
-        cut_off: bool = False,
-        prompt_tokens: int = 0,
-        completion_tokens: int = 0,
-    ) -> None:
+    def __init__(self, reason: str, text: str = "", *, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         super().__init__(reason)
         self.text = text
-        self.cut_off = cut_off
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = completion_tokens
 

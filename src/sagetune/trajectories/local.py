@@ -95,7 +95,7 @@ class LocalAgent:
             )
         tokens = await self._generated(prompt, seed)
         text = self._tokenizer.decode(tokens)
-        costs: dict[str, Any] = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens)}
+        costs = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens)}
         if len(tokens) == self._max_new_tokens:
             raise CutOff(f"the reply was cut off after {len(tokens)} tokens", text, **costs)
         parsed = parse_reply(text) if tools else Reply(text.strip(), [], None if text.strip() else "the reply is empty")
