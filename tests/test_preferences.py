@@ -208,3 +208,12 @@ def test_the_first_pairs_are_taken(tmp_path: Path) -> None:
     records = [{"prompt": str(place), "chosen": "b", "rejected": "c"} for place in range(5)]
     pairs = load_pairs(lines(tmp_path / "pairs.jsonl", *records), num_pairs=2).pairs
     assert [pair.chosen["messages"][0]["content"] for pair in pairs] == ["0", "1"]
+
+
+def test_the_pairs_of_a_question_stay_in_one_split_of_their_file(tmp_path: Path) -> None:
+    records = [{"prompt": f"add {n % 50} and 2", "chosen": str(n), "rejected": "-1"} for n in range(100)]
+    path = lines(tmp_path / "pairs.jsonl", *records)
+    parts = [load_pairs(f"{path}:{split}", num_pairs=None).pairs for split in ("train", "dev", "test")]
+    asked = [{texts(pair)[0][0] for pair in part} for part in parts]
+    assert sum(map(len, parts)) == 100
+    assert sum(map(len, asked)) == len(set.union(*asked)) == 50

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sagetune.formats import to_openai
-from sagetune.sources import FAMILY_SHARES, check_reference, load
+from sagetune.sources import FAMILY_SHARES, check_reference, in_split, load
 
 
 def record(text: str, **more: Any) -> dict[str, Any]:
@@ -114,9 +114,37 @@ def test_a_hub_data_set_is_read_through_datasets(tmp_path: Path) -> None:
     assert samples[0]["tools"] == [{"type": "function", "function": {"name": "add"}}]
 
 
+def test_the_splits_of_a_file_share_no_question_and_lose_no_record(tmp_path: Path) -> None:
+    asked = [f"question {number % 300}" for number in range(600)]  # each is asked twice
+    path = write_lines(tmp_path / "a.jsonl", [record(text) for text in asked])
+    parts = {split: load(f"{path}:{split}", num_samples=None).samples for split in ("train", "dev", "test")}
+    questions = {split: {one["messages"][0]["content"] for one in part} for split, part in parts.items()}
+    assert sum(len(part) for part in parts.values()) == 600
+    assert set.union(*questions.values()) == set(asked)
+    assert sum(len(part) for part in questions.values()) == 300  # none in two of them
+    assert [len(questions[split]) for split in parts] == pytest.approx([240, 30, 30], abs=3 * (300 * 0.8 * 0.2) ** 0.5)
+
+
+def test_a_record_keeps_its_split_when_the_file_grows_or_is_sorted_anew(tmp_path: Path) -> None:
+    few = [record(f"question {number}") for number in range(40)]
+    more = [record(f"another {number}") for number in range(40)] + few[::-1]
+    before, after = (write_lines(tmp_path / f"{len(rows)}.jsonl", rows) for rows in (few, more))
+    held_out = [one["messages"] for one in load(f"{before}:test", num_samples=None).samples]
+    assert all(one in [s["messages"] for s in load(f"{after}:test", num_samples=None).samples] for one in held_out)
+    assert load(f"{after}:train", num_samples=3).samples == load(f"{after}:train", num_samples=None).samples[:3]
+
+
+def test_a_split_without_a_record_is_refused(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [record("one")])
+    for split in sorted(("train", "dev", "test"), key=lambda split: not in_split(record("one")["messages"], split))[1:]:
+        with pytest.raises(ValueError, match="holds no record: too few for a split of their own"):
+            load(f"{path}:{split}", num_samples=None)
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
+        ("chats.jsonl:all", r"or such a path with :train, :dev, :test"),
         ("agent_sft:training", "split must be one of train, dev, test, got 'training'"),
         ("agent_benchmark:tools:test", "family must be one of tool_selection, planning, timing, general, got 'tools'"),
         ("agent_benchmark:planning:all", "split must be one of train, dev, test, got 'all'"),

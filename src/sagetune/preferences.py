@@ -16,9 +16,9 @@ from sagetune.chat import Encoded, Unfit, encode_all
 from sagetune.formats.openai import from_openai
 from sagetune.record_files import decode
 from sagetune.sample import Message, Sample, check_sample
-from sagetune.sources import check_skipped, entries_of
+from sagetune.sources import check_skipped, entries_of, file_and_split, in_split
 from sagetune.trajectories.filter import successes_and_failures
-from sagetune.trajectories.record import AgentTrajectory, from_dict, own_messages
+from sagetune.trajectories.record import AgentTrajectory, from_dict, messages_of, own_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +49,7 @@ class LoadedPairs:
 
 
 def load_pairs(reference: str, *, num_pairs: int | None, on_error: str = "raise") -> LoadedPairs:
-    """The first `num_pairs` pairs of a file or a data set of the hub (None = all), in its order.
+    """The first `num_pairs` pairs of a file, its split or a data set of the hub (None = all), in its order.
 
     Runs are paired when all are read: the first success of a task with its first failure, and so on. on_error is that
     of `sagetune.sources.load`. Raises ValueError with place, field and reason for a bad record, and where there is no
@@ -58,7 +58,8 @@ def load_pairs(reference: str, *, num_pairs: int | None, on_error: str = "raise"
     pairs: list[Pair] = []
     runs: list[AgentTrajectory] = []
     skipped: list[str] = []
-    for entry in entries_of(reference):
+    file, split = file_and_split(reference)
+    for entry in entries_of(file):
         if len(pairs) == num_pairs:
             break
         try:
@@ -67,6 +68,9 @@ def load_pairs(reference: str, *, num_pairs: int | None, on_error: str = "raise"
             if on_error == "raise":
                 raise ValueError(f"{entry.place}: {error}") from error
             skipped.append(f"{entry.place}: {error}")
+            continue
+        asked = found.chosen["messages"] if isinstance(found, Pair) else messages_of(found)
+        if split is not None and not in_split(asked, split):
             continue
         if isinstance(found, Pair):
             pairs.append(found)

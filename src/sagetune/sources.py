@@ -4,14 +4,15 @@ agent_sft:<split>                     all families of the world, in the proporti
 agent_benchmark:<family>:<split>      one family of the world, or <family>/<domain> of it
 hf:<owner>/<name>:<split>             a data set of the hub, or `hf:<folder>:<split>`
 <path>.jsonl | .jsonl.gz | .json | .csv   the records of a file, in any format of `sagetune.formats`, or FireAct's
+<path>:<split>                        a part of them: train has four in five, dev and test share the rest
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ from sagetune.config.coreset import TARGETED_STRATEGIES
 from sagetune.config.mixture import SIZED_STRATEGIES
 from sagetune.formats import from_record
 from sagetune.record_files import SUFFIXES, Entry, decode, read_entries
-from sagetune.sample import Sample
+from sagetune.sample import Message, Sample
 
 # The mixture of the public reference's MixerConfig example; its order is that of the world's families.
 FAMILY_SHARES = {"tool_selection": 35, "planning": 30, "timing": 20, "general": 15}  # percent
+FILE_SPLITS = {"train": (0, 80), "dev": (80, 90), "test": (90, 100)}  # percent of what is asked
 MAX_SKIPPED_SHARE = 0.05
 FORMS = "agent_sft:<split>, agent_benchmark:<family>:<split>, hf:<owner>/<name>:<split>, or a path to " + ", ".join(
     SUFFIXES
 )
+FORMS += f", or such a path with :{', :'.join(FILE_SPLITS)}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def check_reference(reference: str) -> None:
         if not name or not split:
             raise ValueError(f"data {reference!r}: write hf:<owner>/<name>:<split>")
     else:
-        _check_path(reference)
+        _check_path(file_and_split(reference)[0])
 
 
 def check_run(run: RunConfig) -> None:
@@ -169,7 +172,7 @@ def check_references(named: dict[str, str | None]) -> None:
 
 
 def load(reference: str, *, num_samples: int | None, seed: int = 0, on_error: str = "raise") -> Loaded:
-    """The first `num_samples` samples of `reference` (None = all of a file), in its order.
+    """The first `num_samples` samples of `reference` (None = all of a file, or of its split), in its order.
 
     seed: of the world's samples. on_error: what a bad record does: "raise" raises ValueError with place, field and
     reason; "skip" leaves it out and lists it, and raises above 5 % of the records. Also raises ValueError for a
@@ -182,11 +185,31 @@ def load(reference: str, *, num_samples: int | None, seed: int = 0, on_error: st
         if num_samples is None:
             raise ValueError(f"data {reference!r} has no end: set budget.train_samples (or eval_samples) to a number")
         return Loaded(_load_world(rest, num_samples, seed), [])
-    complete = Beside(Path(reference)).complete if kind != "hf" else None
-    loaded = _read(islice(entries_of(reference), num_samples), complete, on_error)
+    file, split = file_and_split(reference)
+    complete = Beside(Path(file)).complete if kind != "hf" else None
+    loaded = _read(entries_of(file), complete, on_error, split, num_samples)
     if not loaded.samples:
-        raise ValueError(f"data {reference!r} holds no record")
+        few = "" if split is None else ": too few for a split of their own, so give it another file"
+        raise ValueError(f"data {reference!r} holds no record{few}")
     return loaded
+
+
+def file_and_split(reference: str) -> tuple[str, str | None]:
+    """The path in `<path>:<split>` and the split; any other reference as it is, and None."""
+    path, _, split = reference.rpartition(":")
+    return (path, split) if path.endswith(SUFFIXES) and split in FILE_SPLITS else (reference, None)
+
+
+def in_split(messages: Sequence[Message], split: str) -> bool:
+    """Whether a conversation belongs to this split of its file.
+
+    A hash of what the user asks first decides: records that ask the same stay together, so that none is trained on
+    and tested on, and no record changes sides when the file grows or is sorted anew.
+    """
+    asked = next((message["content"] for message in messages if message["role"] == "user"), json.dumps(messages))
+    place = int.from_bytes(hashlib.sha256(str(asked).encode()).digest()[:8], "big") * 100 >> 64
+    first, end = FILE_SPLITS[split]
+    return first <= place < end
 
 
 def entries_of(reference: str) -> Iterator[Entry]:
@@ -268,10 +291,18 @@ def _hub_entries(rest: str) -> Iterator[Entry]:
         yield Entry(f"{name}:{split}", f"{name}:{split}: record {number}", f"{Path(name).name}:{number}", record)
 
 
-def _read(entries: Iterator[Entry], complete: Callable[[Any], Any] | None, on_error: str) -> Loaded:
+def _read(
+    entries: Iterator[Entry],
+    complete: Callable[[Any], Any] | None,
+    on_error: str,
+    split: str | None,
+    num_samples: int | None,
+) -> Loaded:
     samples: dict[str, Sample] = {}
     skipped = []
     for entry in entries:
+        if len(samples) == num_samples:
+            break
         try:
             record = decode(entry.record)
             sample = _sample(complete(record) if complete else record, entry)
@@ -279,6 +310,8 @@ def _read(entries: Iterator[Entry], complete: Callable[[Any], Any] | None, on_er
             if on_error == "raise":
                 raise ValueError(f"{entry.place}: {error}") from error
             skipped.append(f"{entry.place}: {error}")
+            continue
+        if split is not None and not in_split(sample["messages"], split):
             continue
         if sample["id"] in samples:
             sample["id"] += f"@{entry.default_id}"
