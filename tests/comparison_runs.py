@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from sagetune.config import AgentSFTConfig, MethodInfo, RunConfig
 from sagetune.evaluation.scoring.intervals import wilson
 from sagetune.files import write_json
@@ -37,21 +39,30 @@ def write_run(
     commit: str = "abc",
     seconds: float = 10.0,
     name: str | None = None,
+    found_rate: float | None = None,
     **sft: Any,
 ) -> RunFolder:
-    """A finished run. right: 1 or 0 for each action; capabilities: name -> the score of each item."""
+    """A finished run. right: 1 or 0 for each action; capabilities: name -> the score of each item; found_rate: the
+    learning rate that a search chose."""
     folder = start_run(parent, method, seed, name, **sft)
     actions = [action(place, bool(score)) for place, score in enumerate(right)]
     scores = {key: capability(key, values, chance) for key, values in (capabilities or {}).items()}
     after = measured(loss, actions, scores)
     write_json(folder.after, after)
-    write_json(folder.result, result(method, seed, seconds, measured(2 * loss, [], {}), without_items(after)))
+    told = result(method, seed, seconds, measured(2 * loss, [], {}), without_items(after))
+    write_json(folder.result, told | {"learning_rate": found_rate or read_rate(folder)})
     write_json(
         folder.environment, {"time": time, "git": {"commit": commit, "dirty": False}, "versions": {"torch": "2"}}
     )
     rows = [{"step": step, "train/loss": loss + 1 / step} for step in (1, 2, 3)]
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+def read_rate(folder: RunFolder) -> float:
+    """The learning rate of the configuration."""
+    rate: float = OmegaConf.load(folder.config).sft.learning_rate
+    return rate
 
 
 def result(method: MethodInfo, seed: int, seconds: float, before: Any, after: Any) -> dict[str, Any]:

@@ -169,6 +169,16 @@ def test_one_learning_rate_a_method_is_chosen_on_the_development_data(tmp_path: 
     assert "left out" in page
 
 
+def test_the_learning_rate_that_each_run_searched_for_itself_is_told(tmp_path: Path) -> None:
+    for seed, rate in ((0, 3e-4), (1, 1e-3)):
+        write_run(tmp_path, BASELINE, seed, found_rate=rate)
+        write_run(tmp_path, DORA, seed, found_rate=3e-3)
+    page = write_comparison(tmp_path).read_text()
+    assert "<td>learning rate</td><td>0.0003, 0.001</td><td>0.003</td>" in page
+    rows = csv.DictReader((tmp_path / "results.csv").open())
+    assert [row["learning_rate"] for row in rows] == ["0.0003", "0.001", "0.003", "0.003"]
+
+
 def test_what_is_reported_is_not_chosen_by(tmp_path: Path) -> None:
     write_run(tmp_path, BASELINE, 0, right=[1, 0])
     with pytest.raises(ValueError, match=r"select must be a figure of the development data \(tokens.loss, .*got 'act"):

@@ -1,4 +1,4 @@
-"""Every command and every block of Python in the README works as it stands there."""
+"""Every command in the README and in docs/, and every block of Python in the README, works as it stands there."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ import pytest
 
 from sagetune.commands import main
 from sagetune.methods import MethodRegistry
+from sagetune.sources import load
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+HERE = Path(__file__).parents[1]
+README = (HERE / "README.md").read_text()
+PAGES = [README, *(path.read_text() for path in sorted((HERE / "docs").glob("*.md")))]
 BLOCKS = [
     [line.split("  #")[0].strip().removeprefix(".venv/bin/") for line in block.splitlines() if line.strip()]
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for page in PAGES
+    for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
 ]
 MAKE = ["make demo", "make test"]  # CI itself runs these two
 
@@ -77,17 +81,35 @@ def test_the_python_of_the_readme_works_from_top_to_bottom(tmp_path: Path) -> No
     assert (tmp_path / "outputs/my_agent_model/adapter_model.safetensors").is_file()
 
 
-def test_the_method_of_the_readme_is_one(tmp_path: Path) -> None:
+def write_method(folder: Path) -> None:
+    """The README's own method, in the file that its first lines name."""
     (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     (path,) = re.findall(r"# (my_conf\S+)", text)
-    (tmp_path / path).parent.mkdir(parents=True)
-    (tmp_path / path).write_text(text)
+    (folder / path).parent.mkdir(parents=True)
+    (folder / path).write_text(text)
+
+
+def test_the_method_of_the_readme_is_one(tmp_path: Path) -> None:
+    write_method(tmp_path)
     method = MethodRegistry.get_all_methods(tmp_path / "my_conf")["careful"]
     assert (method.use_dora, method.coreset_strategy) == (True, "loss_topk")
 
 
-def test_the_readme_lists_every_file_of_the_package() -> None:
-    package = Path(__file__).parents[1] / "src" / "sagetune"
-    names = {path.name for path in package.iterdir() if not path.name.startswith("__")}
-    missing = {name for name in names if name not in README}
+def test_the_record_of_the_readme_can_be_trained_on(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "my.jsonl").write_text(text)
+    (sample,) = load(str(tmp_path / "my.jsonl"), num_samples=None).samples
+    assert sample["messages"][-1]["tool_calls"][0]["function"]["name"] == sample["tools"][0]["function"]["name"]
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((HERE / "docs").glob("*.md")))])
+def test_what_a_page_links_to_is_there(page: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (HERE / page).read_text())
+    assert not [link for link in links if not ((HERE / page).parent / link).exists()]
+
+
+def test_the_picture_of_the_code_has_every_file_of_the_package() -> None:
+    names = {path.name for path in (HERE / "src" / "sagetune").iterdir() if not path.name.startswith("__")}
+    picture = (HERE / "docs" / "pipeline.md").read_text()
+    missing = {name for name in names if name not in picture}
     assert not missing

@@ -128,6 +128,7 @@ def rows_of(found: Comparison) -> list[dict[str, Any]]:
         row |= {"seed": run.seed, "status": run.status, "reason": run.reason}
         row["commit"] = (run.environment.get("git") or {}).get("commit")
         if run.done:
+            row["learning_rate"] = run.result["learning_rate"]
             row |= {figure.key: value_of(run, figure) for figure in found.figures} | cost_of(run)
         rows.append(row)
     return rows

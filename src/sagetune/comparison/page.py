@@ -12,7 +12,7 @@ from sagetune.comparison.comparison import Comparison, compare, rows_of, tests, 
 from sagetune.comparison.drawings import draw_costs, draw_differences, draw_losses
 from sagetune.comparison.figures import HEADLINES, Figure
 from sagetune.comparison.statistics import ALPHA
-from sagetune.comparison.variants import changes
+from sagetune.comparison.variants import Variant, changes
 from sagetune.comparison.wording import format_p, sentence, verdict
 from sagetune.files import write_json, write_text
 from sagetune.report import render_page
@@ -63,6 +63,7 @@ def to_html(found: Comparison) -> str:
         heat=heat_of(found),
         forest=[plot for f in found.figures if (plot := draw_differences(list(found.of(f).values())))],
         cost_plots=[draw_costs(list(found.of(figure).values()), found.costs) for figure in headlines],
+        rates={variant.name: rates_of(variant) for variant in found.compared},
         cost_names=list(dict.fromkeys(name for cost in found.costs.values() for name in cost)),
         losses=draw_losses(found.compared, found.baseline),
         differences=changes_of(found),
@@ -109,6 +110,12 @@ def heat_of(found: Comparison) -> dict[str, Any] | None:
         for name in found.costs  # the variants with a result
     ]
     return {"figures": figures, "rows": rows}
+
+
+def rates_of(variant: Variant) -> str:
+    """The learning rate of each seed's run, or the one of all."""
+    rates = [f"{run.result['learning_rate']:g}" for _, run in sorted(variant.runs.items())]
+    return rates[0] if len(set(rates)) == 1 else ", ".join(rates)
 
 
 def changes_of(found: Comparison) -> dict[str, dict[str, list[Any]]]:
