@@ -15,6 +15,7 @@ QUICK = ("model=tiny", "budget=smoke", "budget.train_samples=4", "evaluation.dat
 LAUNCHERS = {
     "joblib": ("hydra_joblib_launcher", ("hydra.launcher.n_jobs=1",)),
     "submitit_local": ("hydra_submitit_launcher", ()),
+    "ray": ("hydra_ray_launcher", ("+hydra.launcher.ray.init.num_cpus=1",)),
 }
 
 
