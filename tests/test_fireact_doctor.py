@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
-from sagetune import fireact_doctor, inspection
+from sagetune import fireact_doctor, inspection, world
 from sagetune.commands.doctor import DoctorConfig, doctor
 from sagetune.config import AgentSFTConfig, BudgetConfig
+from sagetune.config.trajectories import CollectorConfig
 from sagetune.fireact_doctor import FAULTS, NOTES, REMEDIES, find, questions, summary
 from sagetune.formats.fireact import from_fireact
 from sagetune.sources import load
+from sagetune.trajectories.collector import TrajectoryCollector
+from sagetune.trajectories.convert import TrajectoryToSFTConverter
+from sagetune.trajectories.expert import ExpertAgent
 
 RELEASE = Path(__file__).parents[1].parent / "shared/data/fireact"
 needs_release = pytest.mark.skipif(not RELEASE.is_dir(), reason=f"FireAct's release is not at {RELEASE}")
@@ -142,3 +146,13 @@ def test_samples_of_other_formats_are_compared_with_the_evaluation_file_only() -
     sample = {"id": "s", "messages": [{"role": "user", "content": "Who?"}], "meta": {}}
     assert [finding.kind for finding in find([sample], {"who?"})] == ["contaminated"]  # type: ignore[list-item]
     assert fireact_doctor.summary([sample], []) == ""  # type: ignore[list-item]
+
+
+def test_rewards_of_collected_trajectories_are_numbers_and_nothing_to_find() -> None:
+    tasks = world.generate("tool_selection", "train", 6)
+    trajectories = TrajectoryCollector(ExpertAgent(error_rate=0.5), CollectorConfig(require_success=False)).collect(
+        tasks
+    )
+    samples: list[Any] = TrajectoryToSFTConverter().convert(trajectories)
+    assert {type(one["meta"]["reward"]) for one in samples} == {float}
+    assert find(samples) == []

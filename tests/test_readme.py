@@ -32,8 +32,9 @@ def test_the_readme_starts_with_the_two_commands() -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS[1:], ids=lambda block: block[0].removeprefix("sagetune "))
-def test_the_commands_of_the_readme_work(block: list[str], tmp_path: Path) -> None:
+def test_the_commands_work(block: list[str], tmp_path: Path) -> None:
     """Those of one block run one after another in one folder: a later one may read what an earlier one wrote."""
+    write_method(tmp_path)
     for command in block:
         program, *arguments = shlex.split(command)
         assert program == "sagetune"

@@ -105,7 +105,8 @@ def _of_run(sample: Sample) -> Iterator[Finding]:
 
 
 def _mixed_rewards(samples: Sequence[Sample]) -> Iterator[Finding]:
-    words = Counter(sample["meta"]["reward"] for sample in samples if "reward" in sample["meta"])
+    told = (sample["meta"] for sample in samples if "fireact" in sample["meta"])  # a collected one has a number
+    words = Counter(meta["reward"] for meta in told if "reward" in meta)
     if len(words) > len({word.lower() in FAILED for word in words}):
         yield Finding("mixed_rewards", "", ", ".join(f"{word}: {num}" for word, num in sorted(words.items())))
 
