@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from forked import Forked
 from sagetune.config import CONF_DIR
 from wandb_offline import read_offline_run
 
@@ -19,6 +20,13 @@ def sagetune(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
     command = [sys.executable, "-X", "importtime", "-m", "sagetune", *arguments]
     environment = os.environ | {"WANDB_MODE": "offline"}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, env=environment)
+
+
+def carried_out(*arguments: str) -> tuple[int | None, str]:
+    """Exit code and output of a command that computes; W&B writes offline."""
+    process = Forked(*arguments, environment={"WANDB_MODE": "offline"})
+    output = process.finish()
+    return process.returncode, output
 
 
 def answer_without_torch(*arguments: str) -> tuple[int, str]:
@@ -107,32 +115,34 @@ def test_every_configuration_file_composes(path: Path) -> None:
 
 def test_a_run_writes_its_folder_and_ends_with_the_table(tmp_path: Path) -> None:
     overrides = ["model=tiny", "budget=smoke", "data=tool_selection", f"sft.output_dir={tmp_path}", "run_name=r"]
-    done = sagetune("train", *overrides, "sft.lora_r=2", "evaluation.max_new_tokens=8")
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, output = carried_out("train", *overrides, "sft.lora_r=2", "evaluation.max_new_tokens=8")
+    assert code == 0, output[-3000:]
     names = {path.name for path in (tmp_path / "r").iterdir()}
     assert names == {
         *("config.yaml", "status.json", "environment.json", "metrics.jsonl", "adapter", "checkpoints", "training.json"),
         *("before.json", "after.json", "samples.jsonl", "result.json", "report.html", "wandb"),
     }
-    assert "exact match" in done.stdout
+    assert "exact match" in output
     mirrored = read_offline_run(tmp_path / "r")
     assert [row["train/loss"] for row in mirrored.history if "train/loss" in row] == [
         row["train/loss"] for row in map(json.loads, (tmp_path / "r" / "metrics.jsonl").read_text().splitlines())
     ]
     assert mirrored.config["sft"]["lora_r"] == 2
     assert {"before_after", "actions"} <= set(mirrored.tables)
-    again = sagetune("train", *overrides)
-    assert again.returncode == 2
-    assert "holds a run already" in again.stderr
+    code, output = carried_out("train", *overrides)
+    assert code == 2
+    assert "holds a run already" in output
 
 
 @pytest.mark.thorough
 def test_a_stream_of_tasks_is_measured_before_and_after_each(tmp_path: Path) -> None:
     place = [f"sft.output_dir={tmp_path}", "run_name=r", "continual.tasks=[tool_selection/mail,general,timing]"]
     budget = ["budget.train_samples=12", "budget.eval_samples=6", "budget.benchmark_samples=6", "sft.batch_size=2"]
-    done = sagetune("train", "method=continual", "model=tiny", *place, *budget, "sft.gradient_accumulation_steps=1")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "3 tasks, sequential" in done.stdout
+    code, output = carried_out(
+        "train", "method=continual", "model=tiny", *place, *budget, "sft.gradient_accumulation_steps=1"
+    )
+    assert code == 0, output[-3000:]
+    assert "3 tasks, sequential" in output
     result = json.loads((tmp_path / "r" / "result.json").read_text())
     stream, before, after = result["stream"], result["before"], result["after"]
     assert stream["tasks"] == ["tool_selection/mail", "general", "timing"]
@@ -148,16 +158,15 @@ def test_a_stream_of_tasks_is_measured_before_and_after_each(tmp_path: Path) -> 
     assert len([row for row in mirrored.history if "stream/general/loss" in row]) == 2
 
 
-@pytest.mark.thorough
 def test_a_failed_run_says_why_in_its_folder(tmp_path: Path) -> None:
     data = tmp_path / "bad.jsonl"
     data.write_text('{"messages": [{"role": "user", "content": "hi"}, {"role": "asistant", "content": "x"}]}\n')
-    done = sagetune(
+    code, output = carried_out(
         *("train", "model=tiny", "data=file", f"sft.train_data={data}", f"sft.output_dir={tmp_path}", "run_name=r")
     )
-    assert done.returncode == 2
-    assert f"{data}:1" in done.stderr
-    assert "asistant" in done.stderr
+    assert code == 2
+    assert f"{data}:1" in output
+    assert "asistant" in output
     status = json.loads((tmp_path / "r" / "status.json").read_text())
     assert (status["status"], status["exit_code"]) == ("failed", 2)
     assert "asistant" in status["reason"]
@@ -170,18 +179,18 @@ def test_a_failed_run_says_why_in_its_folder(tmp_path: Path) -> None:
 def test_select_writes_the_chosen_samples_without_training(tmp_path: Path) -> None:
     target = tmp_path / "chosen.jsonl"
     overrides = ("model=tiny", "budget.train_samples=30", "coreset=hybrid", "coreset.cache=false")
-    done = sagetune("select", *overrides, "sft.coreset_target_size=7", f"output={target}")
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, output = carried_out("select", *overrides, "sft.coreset_target_size=7", f"output={target}")
+    assert code == 0, output[-3000:]
     chosen = [json.loads(line) for line in target.read_text().splitlines()]
     entry = json.loads((tmp_path / "chosen.jsonl.json").read_text())
     assert [sample["id"] for sample in chosen] == entry["ids"]
     assert len(chosen) == 7
-    assert "coverage" in done.stdout
-    trained = sagetune(
+    assert "coverage" in output
+    code, output = carried_out(
         *("train", "model=tiny", "budget=smoke", "data=file", f"sft.train_data={target}", "budget.train_samples=null"),
         f"sft.output_dir={tmp_path}",
     )
-    assert trained.returncode == 0, trained.stderr[-3000:]
+    assert code == 0, output[-3000:]
 
 
 @pytest.mark.parametrize(

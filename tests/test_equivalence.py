@@ -151,6 +151,7 @@ def test_a_loss_that_is_not_finite_stops_before_a_weight_moves_and_names_the_sam
     assert torch.equal(before, torch.cat([p.detach().flatten() for p in seen.values()]))
 
 
+@pytest.mark.thorough
 def test_two_processes_train_like_one(make_run: MakeRun, data: str, tmp_path: Path) -> None:
     """Two gloo ranks of batch 3 sum the loss over the same steps as one process of batch 6."""
     alone, _ = weights(make_run(train_data=data, model=FLOAT32, batch_size=6, gradient_accumulation_steps=2))

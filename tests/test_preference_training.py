@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from peft import get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
 
+from forked import Forked
 from rl_model import base_model, fill, lora, short_name
 from sage.libs.finetune.agent import AgentRLTrainer, AgentSFTConfig, AgentSFTTrainer, RLTrainingConfig
 from sagetune.attention import SEGMENT
@@ -278,17 +276,15 @@ def test_the_trainer_takes_the_references_configs_and_refuses_what_cannot_be_don
 # A run like any other
 
 COMMAND = [
-    *(sys.executable, "-m", "sagetune", "train", "objective=dpo", "model=tiny", "data=file", "sft.batch_size=2"),
+    *("train", "objective=dpo", "model=tiny", "data=file", "sft.batch_size=2"),
     *("sft.gradient_accumulation_steps=2", "sft.learning_rate=0.01", "budget=smoke", "budget.max_steps=24"),
     *("sft.num_epochs=12", "trainer.checkpoint_every_n_steps=4", "sft.lora_r=4"),
 ]
 
 
-def start(folder: Path, data: str, *overrides: str) -> subprocess.Popen[str]:
+def start(folder: Path, data: str, *overrides: str) -> Forked:
     place = [f"sft.train_data={data}", f"sft.output_dir={folder.parent}", f"run_name={folder.name}"]
-    environment = os.environ | {"WANDB_MODE": "disabled"}
-    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*COMMAND, *place, *overrides], env=environment, **streams)
+    return Forked(*COMMAND, *place, *overrides, environment={"WANDB_MODE": "disabled"})
 
 
 @pytest.mark.thorough

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import shlex
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sagetune.commands import main
+from forked import Forked
 from sagetune.methods import MethodRegistry
 from sagetune.sources import load
 
@@ -50,25 +49,10 @@ def in_a_process_of_its_own(arguments: list[str], folder: Path) -> tuple[int, st
     return done.returncode, done.stdout + done.stderr
 
 
-def in_a_fork(arguments: list[str], folder: Path) -> tuple[int, str]:
-    """The same in a process forked from one that has imported what commands need: seconds less for each."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sagetune.run"])
-    log = folder / "printed.txt"
-    process = context.Process(target=_run, args=(arguments, folder, log))
-    process.start()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode, log.read_text()
-
-
-def _run(arguments: list[str], folder: Path, log: Path) -> None:
-    os.chdir(folder)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    sys.argv = ["sagetune", *arguments]
-    main()
+def in_a_fork(arguments: list[str], folder: Path) -> tuple[int | None, str]:
+    process = Forked(*arguments, folder=folder)
+    printed = process.finish()
+    return process.returncode, printed
 
 
 def test_the_python_of_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:

@@ -298,7 +298,13 @@ for facade in FACADES:
 
 
 @pytest.mark.parametrize(
-    ("package", "num_hidden"), [("sage", 3), ("sage/libs", 2), ("sage/benchmark", 1), ("sage/tools", 0)]
+    ("package", "num_hidden"),
+    [
+        ("sage", 3),
+        ("sage/tools", 0),
+        pytest.param("sage/libs", 2, marks=pytest.mark.thorough),
+        pytest.param("sage/benchmark", 1, marks=pytest.mark.thorough),
+    ],
 )
 def test_another_distributions_sage_costs_facades_alone_and_is_named(
     package: str, num_hidden: int, tmp_path: Path

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from forked import Forked
 from sagetune.selection.summary import SelectionFile
 
 COMMAND = [
-    *(sys.executable, "-m", "sagetune", "train", "model=tiny", "data=tool_selection", "evaluation.data=null"),
+    *("train", "model=tiny", "data=tool_selection", "evaluation.data=null"),
     *("sft.eval_data=null", "adapter.dropout=0.1", "sft.use_dora=true", "sft.batch_size=2"),
     *("sft.gradient_accumulation_steps=3", "sft.learning_rate=0.01", "budget=smoke", "budget.train_samples=41"),
     *("budget.max_steps=30", "sft.num_epochs=6", "trainer.checkpoint_every_n_steps=4", "sft.lora_r=4"),
@@ -29,19 +27,16 @@ STREAM = (
     "sft.num_epochs=5",
     "sft.gradient_accumulation_steps=1",
 )
-ENVIRONMENT = os.environ | {"WANDB_MODE": "disabled"}
+ENVIRONMENT = {"WANDB_MODE": "disabled"}
 
 
-def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+def start(folder: Path, *overrides: str) -> Forked:
     place = [f"sft.output_dir={folder.parent}", f"run_name={folder.name}"]
-    return subprocess.Popen(
-        [*COMMAND, *place, *overrides], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT
-    )
+    return Forked(*COMMAND, *place, *overrides, environment=ENVIRONMENT)
 
 
-def resume(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sagetune", "train", f"resume={folder}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
+def resume(folder: Path) -> Forked:
+    return Forked("train", f"resume={folder}", environment=ENVIRONMENT)
 
 
 def rows(folder: Path) -> list[str]:
@@ -49,17 +44,17 @@ def rows(folder: Path) -> list[str]:
     return metrics.read_text().splitlines() if metrics.exists() else []
 
 
-def send_when(process: subprocess.Popen[str], folder: Path, num_rows: int, what: signal.Signals) -> str:
+def send_when(process: Forked, folder: Path, num_rows: int, what: signal.Signals) -> str:
     """Send a signal once the run has logged `num_rows` steps; return what the run printed."""
-    while len(rows(folder)) < num_rows and process.poll() is None:
+    while len(rows(folder)) < num_rows and process.returncode is None:
         time.sleep(0.005)
-    assert process.poll() is None, process.communicate()[0]
+    assert process.returncode is None, process.finish()
     process.send_signal(what)
-    return process.communicate(timeout=120)[0]
+    return process.finish(timeout=120)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    output = process.communicate()[0]
+def finish(process: Forked) -> str:
+    output = process.finish()
     assert process.returncode == 0, output
     return output
 
@@ -198,14 +193,14 @@ def test_a_checkpoint_is_small_and_holds_only_plain_data(undisturbed: Path) -> N
 
 
 def test_resume_takes_no_other_setting(undisturbed: Path) -> None:
-    command = [sys.executable, "-m", "sagetune", "train", f"resume={undisturbed}", "sft.lora_r=2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "leave out sft.lora_r=2" in done.stderr
+    process = Forked("train", f"resume={undisturbed}", "sft.lora_r=2")
+    output = process.finish()
+    assert process.returncode == 2
+    assert "leave out sft.lora_r=2" in output
 
 
 def test_resuming_a_folder_without_a_run_says_what_is_missing(tmp_path: Path) -> None:
     process = resume(tmp_path)
-    output = process.communicate()[0]
+    output = process.finish()
     assert process.returncode == 2
     assert "holds no run" in output
