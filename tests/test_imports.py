@@ -26,6 +26,7 @@ ORDER = [
         "mixing",
         "chat_template",
         "chat",
+        "encoding_store",
         "inspection",
         "fireact_doctor",
         "batching",

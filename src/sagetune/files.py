@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and where the user's cache is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import math
 import os
 from pathlib import Path
 from typing import Any
+
+from platformdirs import user_cache_path
+
+
+def cache_folder() -> Path:
+    """Where what is made once is kept: SAGETUNE_CACHE, or the user's cache folder of this system."""
+    return Path(os.environ.get("SAGETUNE_CACHE", user_cache_path("sagetune")))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -17,8 +24,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write beside `path` and rename, so that a reader finds the old content or the new, never a part."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """`write_text` for what is no text."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content)
     os.replace(partial, path)
 
 

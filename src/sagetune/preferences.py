@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sagetune.chat import Encoded, Unfit, encode_all
+from sagetune.chat import Encoded, Unfit
+from sagetune.encoding_store import encode_once
 from sagetune.formats.openai import from_openai
 from sagetune.record_files import decode
 from sagetune.sample import Message, Sample, check_sample
@@ -157,7 +158,7 @@ def encode_pairs(
     kept: list[Encoded] = []
     reasons: Counter[str] = Counter()
     samples = [sample for pair in pairs for sample in (pair.chosen, pair.rejected)]
-    encoded, report = encode_all(samples, tokenizer, max_length)
+    encoded, report = encode_once(samples, tokenizer, max_length)
     by_id: dict[str, Encoded | Unfit] = {side.sample_id: side for side in encoded}
     by_id |= {side.sample_id: side for side in report.unfit}
     for pair in pairs:

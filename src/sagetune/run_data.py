@@ -10,8 +10,9 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from sagetune import mixing, sources
-from sagetune.chat import Encoded, EncodingReport, encode_all
+from sagetune.chat import Encoded, EncodingReport
 from sagetune.config import RunConfig
+from sagetune.encoding_store import encode_once
 from sagetune.preferences import Pair, encode_pairs, load_pairs
 from sagetune.sample import Sample
 from sagetune.training_set import TrainingPool
@@ -77,7 +78,7 @@ class RunData:
     def encode(self, samples: Sequence[Sample], *, use: str) -> list[Encoded]:
         """Tokenise and count. Raises ValueError if none can be used."""
         length = self._run.sft.max_seq_length
-        encoded, report = encode_all(list(samples), self._tokenizer(), length)
+        encoded, report = encode_once(samples, self._tokenizer(), length)
         self.counts[use] = {"read": len(samples), "used": len(encoded), **counts(report)}
         if not encoded:
             raise ValueError(

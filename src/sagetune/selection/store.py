@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from platformdirs import user_cache_path
 from torch import nn
 
 from sagetune.chat import Encoded
+from sagetune.files import cache_folder
 from sagetune.selection.picks import Progress
 from sagetune.selection.scoring import Columns, bare, language_model
 
@@ -110,8 +110,7 @@ def store_for(model: nn.Module, kind: str, use_cache: bool) -> ScoreStore:
     """The store of one kind of figures of `model` as its weights are now, in the user's cache (SAGETUNE_CACHE)."""
     if not use_cache:
         return ScoreStore(None)
-    cache = Path(os.environ.get("SAGETUNE_CACHE", user_cache_path("sagetune")))
-    return ScoreStore(cache / "scores" / model_key(model) / f"{kind}-v{VERSION}")
+    return ScoreStore(cache_folder() / "scores" / model_key(model) / f"{kind}-v{VERSION}")
 
 
 def model_key(model: nn.Module) -> str:
