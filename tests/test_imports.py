@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sagetune.commands import COMMANDS
+
 PACKAGE = Path(__file__).parents[1] / "src" / "sagetune"
 FACADES = ("sage.libs.finetune.agent", "sage.benchmark.benchmark_agent.experiments.method_comparison")
 ORDER = [
@@ -120,7 +122,10 @@ def test_a_file_imports_only_what_stands_above_it(path: Path) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("module", [*LIGHT, "sagetune.commands", *FACADES])
+COMMAND_FILES = ", ".join(f"sagetune.commands.{name}" for name in COMMANDS)
+
+
+@pytest.mark.parametrize("module", [*LIGHT, COMMAND_FILES, *FACADES])
 def test_light_modules_do_not_load_torch(module: str) -> None:
     heavy = ("torch", "lightning", "transformers", "openai", "smolagents", "langchain_core")
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"

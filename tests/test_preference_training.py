@@ -196,6 +196,7 @@ def test_the_margin_rises_on_pairs_that_were_not_trained_on(make_dpo: MakeRun, t
     before = trainer.evaluate(held_out)
     assert (before.margin, before.accuracy) == (0.0, 0.0), "the reference rewards nothing"
     result = trainer.train()
+    assert set(result.startup) == {"data", "model", "other"}
     after = trainer.evaluate(held_out)
     assert after.margin > 0.5
     assert after.accuracy == 1.0

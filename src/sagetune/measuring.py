@@ -18,6 +18,20 @@ from sagetune.evaluation.tokens import over, sample_sums
 from sagetune.sample import Sample
 
 
+class Stopwatch:
+    """Seconds since it was made, by what they went into."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Count the seconds since the last lap to `name`."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+        self._since = now
+
+
 def measure(
     run: RunConfig,
     model: PreTrainedModel,

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from rich.console import Console
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -22,7 +23,7 @@ from sagetune.config.trajectories import AgentConfig
 from sagetune.evaluation.pairs import PreferenceResult, compare, sequence_logps
 from sagetune.files import write_json
 from sagetune.interrupts import Interrupts
-from sagetune.measuring import measure
+from sagetune.measuring import Stopwatch, measure
 from sagetune.modules.callbacks import Checkpoints, ProgressBar, StepLog
 from sagetune.modules.preference import PreferenceModule
 from sagetune.preferences import Pair
@@ -96,12 +97,15 @@ class AgentRLTrainer:
 
     def fit(self, folder: RunFolder, tracker: Tracker, interrupts: Interrupts) -> TrainingResult:
         """Train in `folder`, from its checkpoint if there is one. Raises Interrupted when asked to stop."""
-        run, sft = self.run, self.run.sft
+        run, sft, clock = self.run, self.run.sft, Stopwatch()
         if not folder.environment.is_file():
             write_json(folder.environment, environment())
         lightning.seed_everything(run.seed, verbose=False)
+        clock.lap("other")
         pairs, held_out = self.pairs.train(), self.pairs.held_out()
+        clock.lap("data")
         model = self._sft.make_trainable().to(self.device)
+        clock.lap("model")
         self._is_reference = True
         known = self._ask_reference(folder.reference, {"train": pairs, "eval": held_out})
         self._is_reference = False
@@ -124,12 +128,13 @@ class AgentRLTrainer:
         )
         log = StepLog(tracker, eval_every=run.trainer.eval_every_n_steps, evaluate=self._validator(held_out))
         saves = Checkpoints(folder.checkpoint, run.trainer.checkpoint_every_n_steps, interrupts)
-        callbacks = [log, ProgressBar(self.console, log), saves]
+        began = LambdaCallback(on_train_start=lambda *_: clock.lap("other"))
+        callbacks = [log, ProgressBar(self.console, log), saves, began]
         trainer = lightning_trainer(run, self.device, module.total_steps, loader.accumulate, callbacks, folder)
         checkpoint = str(folder.checkpoint) if folder.checkpoint.is_file() else None
         trainer.fit(module, train_dataloaders=loader, ckpt_path=checkpoint, weights_only=True)
         self.save_model(folder.model)
-        result = training_result(folder, module.trained_parameters(), self.data.counts, {})
+        result = training_result(folder, module.trained_parameters(), self.data.counts, clock.seconds, {})
         write_json(folder.training, result.to_dict())
         return result
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,7 +26,7 @@ from sagetune.config.trajectories import AgentConfig
 from sagetune.evaluation.tokens import EvalResult, evaluate_tokens
 from sagetune.files import write_json
 from sagetune.interrupts import Interrupts
-from sagetune.measuring import measure
+from sagetune.measuring import Stopwatch, measure
 from sagetune.modules.callbacks import Checkpoints, ProgressBar, StepLog
 from sagetune.modules.sft import SFTModule
 from sagetune.replay.step import Replayer
@@ -61,6 +62,9 @@ class TrainingResult:
     """The trained adapter in PEFT's format, or the whole model where sft.use_lora is false."""
     data: dict[str, Any]
     """What became of the samples, by use: read, used, skipped, truncated, dropped."""
+    startup: dict[str, float]
+    """Seconds before the first optimiser step, of the last stretch if there were several: data (read, collected, mixed,
+    tokenised), model (loaded, adapter added), other (choosing samples, setting up)."""
     selection: dict[str, float]
     """What selecting samples cost over all epochs: seconds, forward_tokens, reused_tokens; empty without selection."""
 
@@ -126,25 +130,28 @@ class AgentSFTTrainer:
 
     def fit(self, folder: RunFolder, tracker: Tracker, interrupts: Interrupts) -> TrainingResult:
         """Train in `folder`, from its checkpoint if there is one. Raises Interrupted when asked to stop."""
-        sft = self.run.sft
+        sft, clock = self.run.sft, Stopwatch()
         if not folder.environment.is_file():
             write_json(folder.environment, environment())
         lightning.seed_everything(self.run.seed, verbose=False)
+        clock.lap("other")
         pool = self.data.pool(self._gatherer(folder))
         if self.data.mixture is not None:
             write_json(folder.mixture, self.data.mixture)
         selections = self._selections(pool, folder, tracker) if sft.use_coreset_selection else None
         validation = self.data.held_out()
+        clock.lap("data")
         loader, task_steps = self._loader(pool, selections)
-        model = self.make_trainable()
+        clock.lap("other")
         module = SFTModule(
-            model,
+            self.make_trainable(),
             self.run,
             task_steps=task_steps,
             sample_ids=[sample.sample_id for sample in pool.encoded],
             chooser=selections.chooser() if selections is not None else None,
             replayer=self._replayer(pool, loader) if sft.use_online_continual else None,
         )
+        clock.lap("model")
         log = StepLog(
             tracker,
             eval_every=self.run.trainer.eval_every_n_steps,
@@ -155,6 +162,7 @@ class AgentSFTTrainer:
             log,
             ProgressBar(self.console, log),
             Checkpoints(folder.checkpoint, self.run.trainer.checkpoint_every_n_steps, interrupts),
+            LambdaCallback(on_train_start=lambda *_: clock.lap("other")),
         ]
         if isinstance(loader, StreamLoader):
             between = BetweenTasks(pool, folder, tracker, self.measure, selections, self.console)
@@ -171,7 +179,7 @@ class AgentSFTTrainer:
         if module.replayer is not None:
             write_json(folder.replay, module.replayer.record(module.sample_ids, list(pool.tasks())))
         costs = selections.costs() if selections is not None else {}
-        result = training_result(folder, module.trained_parameters(), self.data.counts, costs)
+        result = training_result(folder, module.trained_parameters(), self.data.counts, clock.seconds, costs)
         write_json(folder.training, result.to_dict())
         return result
 
@@ -369,11 +377,14 @@ def lightning_trainer(
 
 
 def training_result(
-    folder: RunFolder, trained: Mapping[str, nn.Parameter], data: dict[str, Any], selection: dict[str, float]
+    folder: RunFolder,
+    trained: Mapping[str, nn.Parameter],
+    data: dict[str, Any],
+    startup: dict[str, float],
+    selection: dict[str, float],
 ) -> TrainingResult:
     """What the log of a run that has trained to its end tells."""
-    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    last = [row for row in rows if "train/loss" in row][-1]
+    last = [row for line in folder.metrics.read_text().splitlines() if "train/loss" in (row := json.loads(line))][-1]
     return TrainingResult(
         final_loss=last["train/loss"],
         steps=last["step"],
@@ -384,5 +395,6 @@ def training_result(
         run_dir=str(folder.path),
         model_dir=str(folder.model),
         data=data,
+        startup=startup,
         selection=selection,
     )

@@ -13,12 +13,9 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from sagetune.attempt import attempt
-from sagetune.capability.data import check_capabilities
 from sagetune.commands.entry import USAGE_ERROR, explain, run_command, to_dataclass
 from sagetune.config import RunConfig
 from sagetune.runfolder import RunFolder
-from sagetune.sources import check_run
 from sagetune.sweep import JobFailed, print_status, refused_folder, runs_of, score
 
 
@@ -28,6 +25,10 @@ def main() -> None:
 
 def train(config: RunConfig) -> int:
     """Train as configured and return the exit code: 0, 1 failed, 2 refused, 130 or 143 interrupted."""
+    from sagetune.attempt import attempt  # what only a run needs: `--cfg job` and `--help` answer in half the time
+    from sagetune.capability.data import check_capabilities
+    from sagetune.sources import check_run
+
     try:
         if config.resume is not None:
             check_alone(HydraConfig.get().overrides.task)
