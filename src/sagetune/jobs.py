@@ -70,7 +70,7 @@ def _share_cores(num_jobs: int) -> None:
 
 def _start(folder: RunFolder) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sagetune.run"])
+    context.set_forkserver_preload(["sagetune.run", "wandb"])
     # The process that all are forked from must outlive a signal to the whole group (`timeout`, a terminal), else nobody
     # hears how the jobs ended. It inherits what is blocked here; the signal itself comes through after that.
     resource_tracker.ensure_running()  # by itself it would unblock them
