@@ -28,6 +28,10 @@ from sagetune.interrupts import Interrupted, Interrupts
 from sagetune.processor import prepare_process
 from sagetune.runfolder import RunFolder
 
+PRELOADED = ["wandb.sdk.launch", "requests", "sagetune.run"]
+"""What `wandb.init` imports, and what a run does. W&B comes first: it looks through all modules that are loaded, and
+once torch is, its import takes a second more; in each job it would."""
+
 
 def run_jobs(folders: Sequence[RunFolder], num_jobs: int, console: Console) -> list[int]:
     """Do the run of each folder in a process of its own, `num_jobs` at a time; returns their exit codes in order.
@@ -70,7 +74,7 @@ def _share_cores(num_jobs: int) -> None:
 
 def _start(folder: RunFolder) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sagetune.run", "wandb"])
+    context.set_forkserver_preload(PRELOADED)
     # The process that all are forked from must outlive a signal to the whole group (`timeout`, a terminal), else nobody
     # hears how the jobs ended. It inherits what is blocked here; the signal itself comes through after that.
     resource_tracker.ensure_running()  # by itself it would unblock them
