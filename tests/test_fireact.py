@@ -145,6 +145,17 @@ def test_the_result_and_the_report_tell_what_collecting_did_and_cost(make_run: M
     assert "share of attempts" in page
 
 
+def test_conversations_that_have_nothing_to_act_in_are_told(make_run: MakeRun, tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": role, "content": "x"} for role in ("user", "assistant")]}) + "\n")
+    run = fireact(make_run)
+    run.sft.train_data = str(path)
+    with pytest.raises(
+        ValueError, match=r"sft\.train_data: sample 'own:1' has nothing to act in.*trajectories\.tasks"
+    ):
+        AgentSFTTrainer(run).train()
+
+
 def test_the_methods_file_says_what_fireact_is() -> None:
     file: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "method" / "fireact.yaml"))
     config = TrajectoriesConfig(

@@ -131,10 +131,19 @@ def check_preferences(named: dict[str, str | None]) -> None:
 
 
 def check_mixture(run: RunConfig) -> None:
-    """`check_reference` for the sources of the mixture, and whether each has a size where one is needed."""
+    """`check_reference` for the sources of the mixture, and whether each has a size where one is needed.
+
+    Own data that the mixture would leave out are refused: they stand where a mixture is not read from.
+    """
     config = run.mixture
     used = {task: config.sources[task] for task in config.shares()}
     check_references({f"mixture.sources.{task}": reference for task, reference in used.items()})
+    given = run.sft.train_data
+    if not endless(given) and all(endless(reference) for reference in used.values()):
+        raise ValueError(
+            f"sft.train_data: {given} would not be trained on, because the mixture is of the embedded world alone: "
+            f"make it a part of it (mixture.sources.{next(iter(used))}={given}), or mix nothing (mixture.use=false)"
+        )
     for task, reference in used.items():
         if not endless(reference) or task in config.limits:
             continue

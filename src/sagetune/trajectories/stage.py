@@ -18,6 +18,7 @@ from sagetune.sample import Sample
 from sagetune.trajectories.collector import TrajectoryCollector, without_observations
 from sagetune.trajectories.convert import TrajectoryToSFTConverter
 from sagetune.trajectories.endpoint import EndpointAgent
+from sagetune.trajectories.environment import AgentTask
 from sagetune.trajectories.expert import ExpertAgent
 from sagetune.trajectories.filter import TrajectoryFilter
 from sagetune.trajectories.record import AgentTrajectory, load_trajectories
@@ -33,7 +34,7 @@ COSTS = ("seconds", "prompt_tokens", "completion_tokens")
 def collected(run: RunConfig, samples: Sequence[Sample], path: Path, load_local: LoadLocal, console: Console) -> Found:
     """All attempts at the tasks, failures too; they are in the file `path`, from which a stopped collection goes on."""
     config = run.trajectories
-    tasks = [as_task(sample) for sample in samples] if config.tasks is None else tasks_of(config.tasks)
+    tasks = _world_tasks(samples) if config.tasks is None else tasks_of(config.tasks)
     known = [task for task in tasks if task.gold or config.agent.kind != "expert"]
     if len(known) < len(tasks):
         console.print(f"{len(tasks) - len(known)} of {len(tasks)} tasks have no known solution for the expert")
@@ -51,6 +52,18 @@ def collected(run: RunConfig, samples: Sequence[Sample], path: Path, load_local:
         console=console,
     )
     return collector.attempts(known[: run.budget.train_samples])
+
+
+def _world_tasks(samples: Sequence[Sample]) -> list[AgentTask]:
+    """The tasks behind samples of the embedded world. Raises ValueError for others: there is nothing to act in."""
+    foreign = next((sample["id"] for sample in samples if sample["source"] != "world"), None)
+    if foreign is not None:
+        raise ValueError(
+            f"sft.train_data: sample {foreign!r} has nothing to act in, as only tasks of the embedded world have: act "
+            f"in recorded searches or in BFCL (trajectories.tasks=search:<path> or bfcl:<folder>), or train on the "
+            f"conversations as they are (trajectories.use=false)"
+        )
+    return [as_task(sample) for sample in samples]
 
 
 def gathered(
