@@ -16,9 +16,9 @@ from rich.console import Console
 from sagetune.attempt import attempt
 from sagetune.capability.data import check_capabilities
 from sagetune.commands.entry import USAGE_ERROR, explain, run_command, to_dataclass
-from sagetune.config import RunConfig
+from sagetune.config import ROLLOUT_ALGORITHMS, RunConfig
 from sagetune.runfolder import RunFolder
-from sagetune.sources import check_run
+from sagetune.sources import check_judged, check_run
 from sagetune.sweep import JobFailed, print_status, refused_folder, runs_of, score
 
 
@@ -35,6 +35,8 @@ def train(config: RunConfig) -> int:
         else:
             if config.sweep is None:  # what a sweep's job is refused for, its folder tells
                 check_run(config)
+                if config.rl is not None and config.rl.algorithm in ROLLOUT_ALGORITHMS:
+                    check_judged(config)
                 check_capabilities(config.evaluation)
             folder, run = RunFolder.create(config), config
     except ValueError as error:
