@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -16,7 +17,15 @@ import torch
 from safetensors.torch import load_file
 
 from rollout_runs import bandit, questions, rollout_run, two_armed_folder
-from sagetune.config import GuardConfig, OptimConfig, PPOConfig, RLTrainingConfig, RolloutConfig, RunConfig
+from sagetune.config import (
+    AdapterConfig,
+    GuardConfig,
+    OptimConfig,
+    PPOConfig,
+    RLTrainingConfig,
+    RolloutConfig,
+    RunConfig,
+)
 from sagetune.config import TrainerConfig as Trained
 from sagetune.interrupts import Interrupted, Interrupts
 from sagetune.modules.stepping import NonFiniteError
@@ -25,6 +34,7 @@ from sagetune.rollouts.guards import CollapsedPolicy
 from sagetune.rollouts.rollout import Rollout
 from sagetune.runfolder import RunFolder
 from sagetune.tracking import Tracker
+from sagetune.trajectories.local import local_agent
 from sagetune.trajectories.record import load_trajectories
 
 MakeRollouts = Callable[..., RunConfig]
@@ -141,6 +151,20 @@ def test_a_checkpoint_holds_what_is_trained_and_the_adapter_is_the_policys_alone
     assert len(saved) == sum(".default." in name for name in names)
     for name, tensor in saved.items():
         assert torch.equal(tensor, names["roles.model." + name.replace(".weight", ".default.weight")])
+
+
+def test_a_run_goes_on_from_what_another_has_learnt_which_is_then_its_reference(make: MakeRollouts) -> None:
+    """With DoRA, too; and the saved adapter acts like any other."""
+    first = AgentRLTrainer(make("grpo", num_epochs=4, use_dora=True, run_name="first"), reward_fn=bandit).train()
+    learnt = rows(first.run_dir)[-1]["reward"]
+    run = make("ppo", num_epochs=1, use_dora=True, adapter=AdapterConfig(start_from=first.run_dir), run_name="second")
+    second = AgentRLTrainer(run, reward_fn=bandit).train()
+    (row,) = rows(second.run_dir)
+    assert row["objective/kl"] == pytest.approx(0, abs=1e-5), "against the adapter, not against the base model"
+    assert row["objective/scores"] >= learnt - 0.2
+    agent = local_agent(second.model_dir, base_model=run.sft.base_model, config=run.model, max_new_tokens=1)
+    drawn = asyncio.run(agent.draw([{"role": "user", "content": "pick"}], [], 0))
+    assert agent.text(drawn) == "b"
 
 
 # What stops it

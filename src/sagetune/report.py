@@ -36,7 +36,7 @@ FIGURES = (
     ("preferences", "likelier", "pairs: chosen likelier", "higher", "share"),
     ("rollouts", "success", "attempts: task solved", "higher", "share"),
     ("rollouts", "reward", "attempts: reward", "higher", "number"),
-    ("rollouts", "unreadable", "attempts: unreadable reply", "lower", "share"),
+    ("rollouts", "unreadable", "attempts: unreadable", "lower", "share"),
     ("actions", "exact_match", "action: exact match", "higher", "share"),
     ("actions", "name_accuracy", "action: right tool", "higher", "share"),
     ("actions", "argument_accuracy", "action: right arguments", "higher", "share"),

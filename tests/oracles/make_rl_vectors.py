@@ -1,4 +1,4 @@
-"""Writes tests/data/{dpo,ppo,ppo_update,grpo}_vectors.json: what TRL 1.12.0, the last version with PPO, computes on tiny inputs.
+"""Writes tests/data/{dpo,ppo,ppo_update,grpo}_vectors.json: what TRL 1.12.0, the last with PPO, computes
 
 pip install -e '.[oracle]' && python tests/oracles/make_rl_vectors.py [folder]
 
