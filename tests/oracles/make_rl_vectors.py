@@ -1,4 +1,4 @@
-"""Writes tests/data/{dpo,ppo,ppo_update,grpo}_vectors.json: what TRL 1.12.0, the last with PPO, computes
+"""Writes tests/data/{dpo,ppo,ppo_update,grpo}_vectors.json: what TRL 1.12.0, the last one with PPO, computes.
 
 pip install -e '.[oracle]' && python tests/oracles/make_rl_vectors.py [folder]
 
