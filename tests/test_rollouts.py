@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,14 +18,13 @@ from rollout_runs import FLOAT32, bandit, base_folder, questions, rollout_run
 from sagetune import world
 from sagetune.adapters import add_adapter
 from sagetune.chat import IGNORE_INDEX, prompt_ids
-from sagetune.config import AdapterConfig, AgentSFTConfig, GRPOConfig, GuardConfig, PPOConfig, RolloutConfig
+from sagetune.config import AdapterConfig, AgentSFTConfig, GRPOConfig, PPOConfig, RolloutConfig
 from sagetune.evaluation.calls import render_reply
 from sagetune.models import load_model, load_tokenizer
 from sagetune.objectives.ppo import masked_mean
 from sagetune.rollouts.acting import act, task_of
 from sagetune.rollouts.algorithms import GRPO, PPO
 from sagetune.rollouts.experience import Experience, look_back
-from sagetune.rollouts.guards import CollapsedPolicy, Guards
 from sagetune.rollouts.rewards import checked, reward_of
 from sagetune.rollouts.roles import POLICY, REFERENCE, VALUE, Roles
 from sagetune.rollouts.rollout import Rollout, rows_of
@@ -383,25 +381,7 @@ def test_a_reward_that_is_not_finite_names_its_task(experience: tuple[Roles, Exp
     assert [checked(rollout) for rollout in experience[1].rollouts] == [0.0] * 8
 
 
-# Guards
-
-
-def test_guards_tell_once_while_it_lasts_or_stop_with_the_figures() -> None:
-    told: list[str] = []
-    guards = Guards(GuardConfig(zero_variance_updates=2), told.append)
-    sound: dict[str, Any] = {"kl": 0.1, "entropy": 1.0, "uniform": False, "reward": 0.5}
-    for update, change in enumerate([{}, {"kl": 3.0}, {"kl": 4.0}, {}, {"kl": 5.0}, {"entropy": 1e-4}]):
-        guards.look(update, **(sound | change))
-    assert [line.split(":")[0] for line in told] == ["update 1", "update 4", "update 5"]
-    assert "3 nats a token from its reference, above guard.max_kl=2" in told[0]
-    assert "0.0001 nats of entropy a token left, below guard.min_entropy=0.001" in told[2]
-    guards.look(6, **(sound | {"uniform": True}))
-    resumed = Guards(GuardConfig(zero_variance_updates=2, action="stop"), told.append)
-    resumed.load_state_dict(json.loads(json.dumps(guards.state_dict())))
-    with pytest.raises(CollapsedPolicy, match="update 7: the rewards of 2 updates in a row do not differ"):
-        resumed.look(7, **(sound | {"uniform": True}))
-    off = Guards(GuardConfig(max_kl=None, min_entropy=None, zero_variance_updates=None, action="stop"), told.append)
-    off.look(8, kl=99.0, entropy=0.0, uniform=True, reward=0.0)
+# Algorithms
 
 
 def test_rewards_are_uniform_for_ppo_where_all_are_alike_and_for_grpo_where_no_group_differs(base: str) -> None:
