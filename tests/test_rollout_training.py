@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from sagetune.runfolder import RunFolder
 from sagetune.tracking import Tracker
 from sagetune.trajectories.local import local_agent
 from sagetune.trajectories.record import load_trajectories
+from test_resume import finish, resume, send_when, start
 
 MakeRollouts = Callable[..., RunConfig]
 UPDATES = {"ppo": 5, "grpo": 10}
@@ -132,6 +134,25 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(algorithm: str, make: M
     ]
     assert lines[0] == lines[1]
     assert len(lines[0]) == 5 * 32
+
+
+@pytest.mark.thorough
+def test_a_killed_process_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """A reward of nothing but the penalty for replies that are cut off moves value and policy."""
+    options = ("objective=ppo", "rollout.tasks=1", "rollout.samples=2", "rollout.max_new_tokens=8")
+    more = ("rollout.missing_eos_penalty=1", "budget.train_samples=6", "trainer.checkpoint_every_n_steps=4")
+    given = (*options, *more, "adapter.dropout=0", "sft.gradient_accumulation_steps=1", "sft.num_epochs=1")
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    finish(start(alone, *given))
+    process = start(killed, *given)
+    send_when(process, killed, 2, signal.SIGKILL)
+    finish(resume(killed))
+    weights = [(folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (killed, alone)]
+    assert weights[0] == weights[1]
+    assert untimed(killed) == untimed(alone)
+    assert len(untimed(killed)) == 6
+    lines = [[record(one) for one in load_trajectories(folder / "rollouts.jsonl")] for folder in (killed, alone)]
+    assert lines[0] == lines[1]
 
 
 def record(trajectory: Any) -> Any:
