@@ -51,4 +51,4 @@ def base_model() -> LlamaForCausalLM:
 
 def short_name(name: str) -> str:
     """A name of an adapter's tensor without what PEFT and trainers put around it."""
-    return name[name.index("layers.") :].replace(".default", "")
+    return name[max(name.find("layers."), 0) :].replace(".default", "").replace(".value", "")

@@ -150,9 +150,7 @@ def test_conversations_that_have_nothing_to_act_in_are_told(make_run: MakeRun, t
     path.write_text(json.dumps({"messages": [{"role": role, "content": "x"} for role in ("user", "assistant")]}) + "\n")
     run = fireact(make_run)
     run.sft.train_data = str(path)
-    with pytest.raises(
-        ValueError, match=r"sft\.train_data: sample 'own:1' has nothing to act in.*trajectories\.tasks"
-    ):
+    with pytest.raises(ValueError, match=r"sft\.train_data: sample 'own:1' has nothing to act in.*trajectories\.tasks"):
         AgentSFTTrainer(run).train()
 
 

@@ -324,7 +324,8 @@ def test_smollm2_writes_what_it_writes_alone() -> None:
     limits: Any = {"max_new_tokens": 12, "batch_size": 1}
     stops = stop_token_ids(tokenizer)
     with torch.no_grad():
-        found = [ended for ended in plain.batches(model, prompts, stops=stops, temperature=0.0, seeds=[], **limits)]
+        options: dict[str, Any] = {"temperature": 0.0, "seeds": [], "keep_stop": False}
+        found = list(plain.batches(model, prompts, stops=stops, **options, **limits))
     expected = [tokens for batch in found for _, tokens in batch]
     order = [index for batch in found for index, _ in batch]
     got = generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=8)
@@ -340,3 +341,19 @@ def test_common_beginnings_are_counted() -> None:
 def test_until_stop_keeps_what_stands_before() -> None:
     assert until_stop([5, 6, 2, 7], [2, 3]) == [5, 6]
     assert until_stop([5], [2]) == [5]
+    assert until_stop([5, 6, 2, 7], [2, 3], keep_stop=True) == [5, 6, 2]
+    assert until_stop([5], [2], keep_stop=True) == [5]
+
+
+def test_a_kept_stop_token_ends_the_answers_that_it_ended(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = generate(model, tokenizer, PROMPTS[:1], max_new_tokens=4, batch_size=2)[0][2]
+    monkeypatch.setattr("sagetune.generation.answers.stop_token_ids", lambda _: [stop])
+    options: dict[str, Any] = {"max_new_tokens": 4, "batch_size": 2}
+    without = generate(model, tokenizer, PROMPTS, **options)
+    assert len(without[0]) < 4
+    for shares in (True, False):
+        monkeypatch.setattr("sagetune.generation.answers.shares_prefixes", lambda _, shares=shares: shares)
+        kept = generate(model, tokenizer, PROMPTS, keep_stop=True, **options)
+        assert kept == [answer if len(answer) == 4 else [*answer, stop] for answer in without]

@@ -217,7 +217,7 @@ def test_a_conversation_that_does_not_fit_is_a_bad_reply(model: Any, tokenizer: 
     model.config.max_position_embeddings = length + 2
     with pytest.raises(BadReply, match="cut off"):
         asyncio.run(LocalAgent(model, tokenizer, max_new_tokens=2).act(*ASKED[0]))
-    with pytest.raises(BadReply, match=f"has {length} tokens; with a reply of 3 it exceeds the model's {length + 2}"):
+    with pytest.raises(BadReply, match=f"has {length} tokens; with a reply of 3 it exceeds the {length + 2} that fit"):
         asyncio.run(LocalAgent(model, tokenizer, max_new_tokens=3).act(*ASKED[0]))
 
 

@@ -21,7 +21,7 @@ from sagetune.objectives.kl import KLController, kl_estimate
 from sagetune.objectives.ppo import advantages_and_returns, masked_mean, policy_losses, value_losses, whiten
 
 DATA = Path(__file__).parent / "data"
-NAMES = ("dpo", "ppo", "grpo")
+NAMES = ("dpo", "ppo", "ppo_update", "grpo")
 
 
 def vectors(name: str) -> dict[str, Any]:

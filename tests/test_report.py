@@ -28,7 +28,9 @@ def measured(loss: float, exact_match: float) -> dict[str, Any]:
     tokens = {"loss": loss, "accuracy": 0.5, "perplexity": 9.0, "exact_match": 0.25}
     rates = ("exact_match", "name_accuracy", "argument_accuracy", "decision_accuracy", "parse_failure_rate")
     tasks = {task: {"exact_match": rate(exact_match, 20)} for task in ("planning", "timing")}
+    shares = {name: rate(exact_match, 8) for name in ("success", "unreadable")}
     return {
+        "rollouts": {"reward": -loss, **shares, "num_attempts": 8},
         "tokens": {**tokens, "num_samples": 10, "num_turns": 20, "num_tokens": 300},
         "actions": {"n": 40, **{name: rate(exact_match, 40) for name in rates}, "by_task": tasks},
         "preferences": {"loss": loss, "margin": -loss, "likelier": exact_match, "num_pairs": 12},
@@ -80,12 +82,15 @@ def test_rows_hold_each_figure_with_its_change_and_count() -> None:
     exact = rows["action: exact match"]
     assert (exact["before"], exact["after"], exact["n"]) == (0.05, 0.45, 40)
     assert exact["after_interval"] == [0.45 - 0.02, 0.45 + 0.03]
+    reward = rows["attempts: reward"]
+    assert (reward["before"], reward["after"], reward["n"]) == (-2.5, -0.5, 8)
     margin = rows["pairs: reward margin"]
     assert (margin["before"], margin["after"], margin["n"]) == (-2.5, -0.5, 12)
 
 
 def test_what_was_not_measured_has_no_row() -> None:
-    only_tokens = {when: measured(1.0, 0.0) | {"actions": None, "preferences": None} for when in ("before", "after")}
+    others = dict.fromkeys(("actions", "preferences", "rollouts"))
+    only_tokens = {when: measured(1.0, 0.0) | others for when in ("before", "after")}
     assert [row["figure"] for row in report.before_after_rows(only_tokens)] == [
         "loss, nats a token",
         "token accuracy",

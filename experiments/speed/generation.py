@@ -59,8 +59,9 @@ def ways(model: Any, tokenizer: Any, batch_size: int) -> dict[str, Callable[[Pro
     def transformers_in_batches_of(size: int) -> Callable[[Prompts, int], Answers]:
         @torch.no_grad()
         def write(prompts: Prompts, num_new: int) -> Answers:
-            limits: Any = {"max_new_tokens": num_new, "batch_size": size, "temperature": 0.0, "seeds": []}
-            batches = plain.batches(model, prompts, stops=stop_token_ids(tokenizer), **limits)
+            limits: Any = {"max_new_tokens": num_new, "batch_size": size}
+            greedy: Any = {"temperature": 0.0, "seeds": [], "keep_stop": False}
+            batches = plain.batches(model, prompts, stops=stop_token_ids(tokenizer), **limits, **greedy)
             return [tokens for _, tokens in sorted(answer for batch in batches for answer in batch)]
 
         return write

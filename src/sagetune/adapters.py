@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 from sagetune.config import AdapterConfig, AgentSFTConfig, OptimConfig
 from sagetune.lora_linear import speed_up
 
+OWN = "default"
+"""PEFT's name of the adapter that is trained and saved."""
 EMBEDDING_NAMES = re.compile(r"\b(lora_embedding_[AB]|embed_tokens|wte|embed_in|word_embeddings)\b")
 
 
@@ -64,9 +66,12 @@ def is_adapter(folder: Path) -> bool:
 
 
 def save_adapter(model: nn.Module, path: Path) -> None:
-    """Write the adapter as a plain PEFT folder, or the whole model if it has none."""
+    """Write the adapter that `add_adapter` or `load_adapter` made as a plain PEFT folder, or a model without one."""
     assert isinstance(model, PeftModel | PreTrainedModel), type(model)
-    model.save_pretrained(str(path))
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(path), selected_adapters=[OWN])  # others are of the training alone
+    else:
+        model.save_pretrained(str(path))
 
 
 def parameter_groups(model: nn.Module, sft: AgentSFTConfig, optim: OptimConfig) -> list[dict[str, Any]]:

@@ -91,34 +91,55 @@ def supervised_logits(model: PreTrainedModel, batch: Mapping[str, Any]) -> Super
     return SupervisedLogits(logits, targets, rows, weights)
 
 
+def supervised_states(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
+    """The last hidden states from which supervised tokens are predicted, (N, H); arguments as in `supervised_logits`.
+
+    model: without its output head, as `get_decoder` returns it.
+    """
+    rows, positions = (batch["labels"][:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+    if model.config._attn_implementation == SEGMENT:
+        packed, place = _packed(batch, rows, positions)
+        return model(**packed).last_hidden_state[0][place]
+    return model(**_padded(batch)).last_hidden_state[rows, positions]
+
+
 def _logits_of_row(model: PreTrainedModel, batch: Mapping[str, Any], rows: Tensor, positions: Tensor) -> Tensor:
     """(N, V): all rows as one padding-free row (1, sum of lengths)."""
+    packed, place = _packed(batch, rows, positions)
+    return model(**packed, logits_to_keep=place).logits[0]
+
+
+def _packed(batch: Mapping[str, Any], rows: Tensor, positions: Tensor) -> tuple[dict[str, Any], Tensor]:
+    """The batch as one row without its padding, and where in it the given tokens are."""
     mask = batch["attention_mask"].bool()
     lengths = mask.sum(1)
     borders = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     within = mask.cumsum(1) - 1  # position of each token inside its sample, whichever side is padded
-    return model(
-        input_ids=batch["input_ids"][mask][None],
-        position_ids=within[mask][None],
-        attention_mask=None,
-        cu_seq_lens_q=borders,
-        use_cache=False,
-        logits_to_keep=borders[rows] + within[rows, positions],
-    ).logits[0]
+    packed = {
+        "input_ids": batch["input_ids"][mask][None],
+        "position_ids": within[mask][None],
+        "attention_mask": None,
+        "cu_seq_lens_q": borders,
+        "use_cache": False,
+    }
+    return packed, borders[rows] + within[rows, positions]
 
 
 def _logits_of_padded(model: PreTrainedModel, batch: Mapping[str, Any], rows: Tensor, positions: Tensor) -> Tensor:
     """(N, V), from the columns in which any row has a supervised token."""
     columns, column = positions.unique(return_inverse=True)
+    return model(**_padded(batch), logits_to_keep=columns).logits[rows, column]
+
+
+def _padded(batch: Mapping[str, Any]) -> dict[str, Any]:
     mask = batch["attention_mask"]
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        use_cache=False,
-        logits_to_keep=columns,
-    ).logits
-    return logits[rows, column]
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return {
+        "input_ids": batch["input_ids"],
+        "attention_mask": mask,
+        "position_ids": positions,
+        "use_cache": False,
+    }
 
 
 class SupervisedCrossEntropy(torch.autograd.Function):

@@ -34,6 +34,9 @@ FIGURES = (
     ("preferences", "loss", "pairs: loss", "lower", "number"),
     ("preferences", "margin", "pairs: reward margin", "higher", "number"),
     ("preferences", "likelier", "pairs: chosen likelier", "higher", "share"),
+    ("rollouts", "success", "attempts: task solved", "higher", "share"),
+    ("rollouts", "reward", "attempts: reward", "higher", "number"),
+    ("rollouts", "unreadable", "attempts: unreadable", "lower", "share"),
     ("actions", "exact_match", "action: exact match", "higher", "share"),
     ("actions", "name_accuracy", "action: right tool", "higher", "share"),
     ("actions", "argument_accuracy", "action: right arguments", "higher", "share"),
@@ -49,7 +52,7 @@ SAMPLE_KINDS = {
     (True, True): "right before and after",
 }
 
-TILES = ("action: exact match", "action: right tool", "loss, nats a token", "token accuracy")
+TILES = ("attempts: task solved", "action: exact match", "action: right tool", "loss, nats a token", "token accuracy")
 
 
 STREAM_FIGURES = ("average", "backward_transfer", "forgetting", "forward_transfer")
@@ -283,7 +286,9 @@ def figure_of(measured: dict[str, Any] | None, section: str, field: str) -> dict
     figure = figures[field]
     if isinstance(figure, dict):  # a rate with its interval
         return {"value": figure["value"], "n": figure["n"], "interval": [figure["low"], figure["high"]]}
-    counted = "num_pairs" if section == "preferences" else "num_turns" if field == "exact_match" else "num_tokens"
+    counted = {"preferences": "num_pairs", "rollouts": "num_attempts"}.get(section, "num_tokens")
+    if field == "exact_match":
+        counted = "num_turns"
     return {"value": figure, "n": figures[counted], "interval": None}
 
 

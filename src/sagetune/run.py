@@ -251,8 +251,9 @@ def _without_items(measured: Measured) -> Measured:
     actions = measured["actions"]
     short = {name: value for name, value in actions.items() if name != "items"} if actions else None
     figures = {"tokens": measured["tokens"], "actions": short, "seconds": measured["seconds"]}
-    if measured.get("preferences"):
-        figures["preferences"] = measured["preferences"]
+    for name in ("preferences", "rollouts"):
+        if measured.get(name):
+            figures[name] = measured[name]
     capabilities = measured.get("capabilities")
     if capabilities:
         scores = {

@@ -70,6 +70,14 @@ class RunData:
         """The conversations that the model acts in."""
         return self._read(sources.parts_of(self._run, "benchmark"))[0]
 
+    def conversations(self, use: str) -> list[Sample]:
+        """The samples of `use` ("train", "eval") as they are read, counted."""
+        parts = sources.parts_of(self._run, use)
+        samples, skipped = self._read(parts)
+        named = ", ".join(part.reference for part in parts)
+        self.counts[use] = {"read": len(samples), "used": len(samples), "reference": named, "skipped": skipped}
+        return samples
+
     def load(self, reference: str, limit: int | None, *, use: str) -> list[Encoded]:
         """Read, tokenise and count the samples of a reference. Raises ValueError if none can be used."""
         parts = [sources.Part(reference, limit)]

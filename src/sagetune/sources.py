@@ -116,7 +116,7 @@ def check_run(run: RunConfig) -> None:
             check_references({"continual.tasks" if part.task else "data": part.reference})
     if run.mixture.use:
         check_mixture(run)
-    if run.rl is not None:
+    if run.rl is not None and run.rl.algorithm == "dpo":
         check_preferences({"sft.train_data": run.sft.train_data, "sft.eval_data": run.sft.eval_data})
 
 
@@ -128,6 +128,17 @@ def check_preferences(named: dict[str, str | None]) -> None:
                 f"{field}: {reference} has conversations, not pairs of a better and a worse one: "
                 f"`sagetune collect pairs=pairs.jsonl` makes some, then data=file {field}=pairs.jsonl"
             )
+
+
+def check_judged(run: RunConfig) -> None:
+    """Raise ValueError if nothing judges what a policy does on the training data."""
+    judged = endless(run.sft.train_data) or (run.rl is not None and run.rl.reward_model is not None)
+    if not judged:
+        raise ValueError(
+            f"sft.train_data: nothing judges what is done on {run.sft.train_data}: only tasks of the embedded world "
+            f"(agent_sft:<split>, agent_benchmark:<family>:<split>) have a checker; set rl.reward_model, or give "
+            f"AgentRLTrainer a reward_fn"
+        )
 
 
 def check_mixture(run: RunConfig) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import LambdaCallback
 from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,9 +23,9 @@ from sagetune.config import AgentSFTConfig, RunConfig
 from sagetune.config.trajectories import AgentConfig
 from sagetune.evaluation.tokens import EvalResult, evaluate_tokens
 from sagetune.files import write_json
+from sagetune.fitting import Place, fit_module
 from sagetune.interrupts import Interrupts
 from sagetune.measuring import Stopwatch, measure
-from sagetune.modules.callbacks import Checkpoints, ProgressBar, StepLog
 from sagetune.modules.sft import SFTModule
 from sagetune.replay.step import Replayer
 from sagetune.report import environment
@@ -83,7 +81,8 @@ class AgentSFTTrainer:
         self.run = config if isinstance(config, RunConfig) else RunConfig(sft=config)
         sources.check_run(self.run)
         start = self.run.adapter.start_from
-        self._start = adapters.find_adapter(start, self.run.sft) if start is not None else None
+        self.start = adapters.find_adapter(start, self.run.sft) if start is not None else None
+        """The adapter that training starts from; None = a fresh one."""
         if self.run.trainer.accelerator == "gpu" and not torch.cuda.is_available():
             raise ValueError("trainer.accelerator must be auto or cpu: torch finds no CUDA device here, got 'gpu'")
         self.console = console or Console(stderr=True)
@@ -107,7 +106,7 @@ class AgentSFTTrainer:
     def starting_model(self) -> nn.Module:
         """The model that training starts from, loaded anew: the base model, with adapter.start_from if there is one."""
         base = self._base_model()
-        return base if self._start is None else adapters.load_adapter(base, self._start)
+        return base if self.start is None else adapters.load_adapter(base, self.start)
 
     def make_trainable(self) -> nn.Module:
         """Load the model that is trained in place of `model`, which goes first, and return it."""
@@ -118,8 +117,8 @@ class AgentSFTTrainer:
     def trainable_model(self) -> nn.Module:
         """The model that training starts from, ready for it: a fresh adapter, the given one, or all its weights."""
         model = self._base_model()
-        if self._start is not None:
-            return adapters.load_adapter(model, self._start, trainable=True).train()
+        if self.start is not None:
+            return adapters.load_adapter(model, self.start, trainable=True).train()
         torch.manual_seed(self.run.seed)  # the adapter's initial values depend on the seed alone
         trainable = adapters.add_adapter(model, self.run.sft, self.run.adapter) if self.run.sft.use_lora else model
         return trainable.train()
@@ -152,26 +151,20 @@ class AgentSFTTrainer:
             replayer=self._replayer(pool, loader) if sft.use_online_continual else None,
         )
         clock.lap("model")
-        log = StepLog(
-            tracker,
-            eval_every=self.run.trainer.eval_every_n_steps,
-            evaluate=self._validator(validation),
-            epochs=loader.num_epochs if isinstance(loader, StreamLoader) else None,
-        )
-        callbacks = [
-            log,
-            ProgressBar(self.console, log),
-            Checkpoints(folder.checkpoint, self.run.trainer.checkpoint_every_n_steps, interrupts),
-            LambdaCallback(on_train_start=lambda *_: clock.lap("other")),
-        ]
         if isinstance(loader, StreamLoader):
             between = BetweenTasks(pool, folder, tracker, self.measure, selections, self.console)
             between.attend(loader, module, self.tokenizer)
         elif selections is not None:
             selections.follow(loader, module)
-        checkpoint = str(folder.checkpoint) if folder.checkpoint.is_file() else None
-        trainer = lightning_trainer(self.run, self.device, module.total_steps, loader.accumulate, callbacks, folder)
-        trainer.fit(module, train_dataloaders=loader, ckpt_path=checkpoint, weights_only=True)
+        fit_module(
+            module,
+            loader,
+            self.run,
+            place=Place(folder, tracker, interrupts, self.console, self.device, clock),
+            accumulate=loader.accumulate,
+            evaluate=self._validator(validation),
+            epochs=loader.num_epochs if isinstance(loader, StreamLoader) else None,
+        )
         if selections is not None:
             last = loader.pass_of_last_batch if isinstance(loader, StreamLoader) else loader.epoch_of_last_batch
             selections.record_rows(module, last)
@@ -351,29 +344,6 @@ def train_in_new_folder(
     finally:
         tracker.finish(code)
     return result
-
-
-def lightning_trainer(
-    run: RunConfig, device: torch.device, steps: int, accumulate: int, callbacks: list[Any], folder: RunFolder
-) -> lightning.Trainer:
-    """Lightning's loop for one run, with our own log, checkpoints and progress in place of its own."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # product tips and device lists
-    return lightning.Trainer(
-        accelerator="cuda" if device.type == "cuda" else "cpu",
-        devices=1,
-        max_steps=steps,
-        max_epochs=1 if run.data.stream == "sequential" else run.sft.num_epochs,
-        accumulate_grad_batches=accumulate,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=folder.path,
-    )
 
 
 def training_result(

@@ -53,5 +53,5 @@ def rests_on(run: RunConfig) -> dict[str, Any]:
         "trainer": ("accelerator",),
     }
     chosen = {group: {name: config[group][name] for name in names} for group, names in parts.items()}
-    whole = ("model", "evaluation", "rl", "dpo")  # pairs are read, and rewards measured, as these say
+    whole = ("model", "evaluation", "rl", "dpo", "rollout")  # pairs are read, and rewards measured, as these say
     return {name: config[name] for name in whole} | chosen

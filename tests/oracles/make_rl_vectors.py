@@ -1,4 +1,4 @@
-"""Writes tests/data/{dpo,ppo,grpo}_vectors.json: what TRL 1.12.0, the last version with PPO, computes on tiny inputs.
+"""Writes tests/data/{dpo,ppo,ppo_update,grpo}_vectors.json: what TRL 1.12.0, the last one with PPO, computes.
 
 pip install -e '.[oracle]' && python tests/oracles/make_rl_vectors.py [folder]
 
@@ -19,6 +19,7 @@ import torch
 import trl
 import trl.experimental.ppo.ppo_trainer as ppo_trainer
 from datasets import Dataset
+from peft import get_peft_model, inject_adapter_in_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
@@ -192,6 +193,60 @@ def ppo(folder: str) -> dict[str, Any]:
     return {"gamma": 0.97, "lam": 0.9, "clip": 0.2, "rollout": rollout, "updates": figures[1:]}
 
 
+def ppo_update(folder: str) -> dict[str, Any]:
+    """One whole update: a policy and a value adapter over one base, the reference by the switched-off adapter."""
+    torch.manual_seed(0)
+    policy = get_peft_model(base_model(), lora())
+    fill(policy, 0.3, only="lora_")
+    value = LlamaForSequenceClassification(llama(num_labels=1))
+    value.model.load_state_dict(base_model().model.state_dict())
+    inject_adapter_in_model(lora(), value)
+    fill(value, 0.2, only="lora_")
+    fill(value, 0.1, only="score")
+    value.score.requires_grad_(True)
+    reward = LlamaForSequenceClassification(llama(num_labels=1))
+    fill(reward, 0.35)
+    data = Dataset.from_dict({"input_ids": [[3 + i % 5, 7, 5 + i % 3, 4] for i in range(4)]})
+    args = PPOConfig(
+        folder,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=1,
+        num_mini_batches=1,
+        num_ppo_epochs=2,
+        total_episodes=4,
+        response_length=5,
+        temperature=1.0,
+        learning_rate=1e-3,
+        num_sample_generations=0,
+        gamma=0.97,
+        lam=0.9,
+        kl_coef=0.05,
+        **(QUIET | {"seed": 4}),
+    )
+    trainer = PPOTrainer(
+        args=args,
+        processing_class=tokenizer("left"),
+        model=policy,
+        ref_model=None,
+        reward_model=reward,
+        value_model=value,
+        train_dataset=data,
+        eval_dataset=data,
+    )
+    models = {"policy": policy, "value": value}
+    before = {role: adapter_tensors(model, "weight") for role, model in models.items()}
+    whitened = Frames("masked_whiten", ("queries", "responses", "scores"), ())
+    logged: list[dict[str, float]] = []
+    trainer.log = lambda metrics, *_: logged.append(dict(metrics))
+    trainer.train()
+    seen = whitened.found[0]
+    assert not (seen["responses"] == PAD).any(), "choose a seed whose replies are not cut"
+    told = {name: float(value) for name, value in logged[0].items() if "/" in name and "eos" not in name}
+    rollout = {name: seen[name] for name in ("queries", "responses", "scores")}
+    after = {role: adapter_tensors(model, "weight") for role, model in models.items()}
+    return {"gamma": 0.97, "lam": 0.9, "kl_coef": 0.05, **rollout, "before": before, "after": after, "metrics": told}
+
+
 def grpo(folder: str) -> dict[str, Any]:
     rewards = [0.0, 1.0, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0, -1.0, 0.25, 0.0, 3.0]
     data = Dataset.from_list([{"prompt": f"w{3 + i}"} for i in range(3)])
@@ -250,7 +305,7 @@ def grpo(folder: str) -> dict[str, Any]:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     versions = {"trl": trl.__version__, "torch": torch.__version__}
-    for name, make in (("dpo", dpo), ("ppo", ppo), ("grpo", grpo)):
+    for name, make in (("dpo", dpo), ("ppo", ppo), ("ppo_update", ppo_update), ("grpo", grpo)):
         with tempfile.TemporaryDirectory() as work:
             vectors = written(versions | make(work))
         (folder / f"{name}_vectors.json").write_text(json.dumps(vectors) + "\n")

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from sagetune.commands.entry import USAGE_ERROR, explain, run_command, to_dataclass
-from sagetune.config import RunConfig
+from sagetune.config import ROLLOUT_ALGORITHMS, RunConfig
 from sagetune.runfolder import RunFolder
 from sagetune.sweep import JobFailed, print_status, refused_folder, runs_of, score
 
@@ -27,7 +27,7 @@ def train(config: RunConfig) -> int:
     """Train as configured and return the exit code: 0, 1 failed, 2 refused, 130 or 143 interrupted."""
     from sagetune.attempt import attempt  # what only a run needs: `--cfg job` and `--help` answer in half the time
     from sagetune.capability.data import check_capabilities
-    from sagetune.sources import check_run
+    from sagetune.sources import check_judged, check_run
 
     try:
         if config.resume is not None:
@@ -36,6 +36,8 @@ def train(config: RunConfig) -> int:
         else:
             if config.sweep is None:  # what a sweep's job is refused for, its folder tells
                 check_run(config)
+                if config.rl is not None and config.rl.algorithm in ROLLOUT_ALGORITHMS:
+                    check_judged(config)
                 check_capabilities(config.evaluation)
             folder, run = RunFolder.create(config), config
     except ValueError as error:

@@ -13,7 +13,15 @@ from sagetune.config.checks import Problems
 from sagetune.config.continual import ContinualConfig
 from sagetune.config.coreset import BATCH_STRATEGIES, CORESET_STRATEGIES, TARGETED_STRATEGIES, CoresetConfig
 from sagetune.config.mixture import MixtureConfig
-from sagetune.config.rl import DPOConfig, RLTrainingConfig
+from sagetune.config.rl import (
+    ROLLOUT_ALGORITHMS,
+    DPOConfig,
+    GRPOConfig,
+    GuardConfig,
+    PPOConfig,
+    RLTrainingConfig,
+    RolloutConfig,
+)
 from sagetune.config.sft import AgentSFTConfig
 from sagetune.config.stages import (
     WANDB_MODES,
@@ -32,6 +40,7 @@ from sagetune.config.trajectories import TrajectoriesConfig
 __all__ = [
     "CONF_DIR",
     "CORESET_STRATEGIES",
+    "ROLLOUT_ALGORITHMS",
     "WANDB_MODES",
     "AdapterConfig",
     "AgentSFTConfig",
@@ -41,12 +50,16 @@ __all__ = [
     "DPOConfig",
     "DataConfig",
     "EvaluationConfig",
+    "GRPOConfig",
+    "GuardConfig",
     "MethodInfo",
     "MixtureConfig",
     "ModelConfig",
     "OptimConfig",
+    "PPOConfig",
     "Problems",
     "RLTrainingConfig",
+    "RolloutConfig",
     "RunConfig",
     "TrainerConfig",
     "TrajectoriesConfig",
@@ -76,6 +89,10 @@ class RunConfig:
     rl: RLTrainingConfig | None = None
     """How to train beyond imitation; None = supervised fine-tuning."""
     dpo: DPOConfig = field(default_factory=DPOConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -120,8 +137,7 @@ class RunConfig:
 
 
 def check_rl(run: RunConfig, rl: RLTrainingConfig, problems: Problems) -> None:
-    """Note what training on preferences cannot do."""
-    problems.check(rl.algorithm == "dpo", "rl.algorithm", rl.algorithm, "dpo: no other can be trained with yet")
+    """Note what training beyond imitation cannot do."""
     for name, value, off in (
         ("sft.use_coreset_selection", run.sft.use_coreset_selection, False),
         ("sft.use_online_continual", run.sft.use_online_continual, False),
@@ -131,14 +147,32 @@ def check_rl(run: RunConfig, rl: RLTrainingConfig, problems: Problems) -> None:
         ("continual.tasks", run.continual.tasks, None),
         ("budget.supervised_tokens", run.budget.supervised_tokens, None),
     ):
-        problems.check(value == off, name, value, f"{off} while rl is set: pairs are trained on as they stand")
+        problems.check(value == off, name, value, f"{off} while rl is set: it is for imitation")
     dropout = run.adapter.dropout
     steady = "0 while rl is set: it would be noise in every comparison with the reference"
     problems.check(dropout == 0, "adapter.dropout", dropout, steady)
+    if rl.algorithm in ROLLOUT_ALGORITHMS:
+        check_rollouts(run, rl, problems)
     fresh = run.sft.use_lora and run.adapter.start_from is None
     switched = run.dpo.reference != "adapter" or fresh
     needs = "precomputed unless a fresh adapter is trained: there is no other way back to the reference"
     problems.check(switched, "dpo.reference", run.dpo.reference, needs)
+
+
+def check_rollouts(run: RunConfig, rl: RLTrainingConfig, problems: Problems) -> None:
+    """Note what training on rollouts cannot do."""
+    needs = f"true for {rl.algorithm}: policy and reference share one frozen base model"
+    problems.check(run.sft.use_lora, "sft.use_lora", run.sft.use_lora, needs)
+    rates = run.budget.learning_rates
+    problems.check(not rates, "budget.learning_rates", rates, f"[] for {rl.algorithm}: no loss on dev data tells them")
+    samples, tasks, length = run.rollout.samples, run.rollout.tasks, run.sft.max_seq_length
+    if rl.algorithm == "grpo":
+        problems.check(samples > 1, "rollout.samples", samples, "2 or more for grpo: it compares attempts at one task")
+    else:
+        problems.check(samples * tasks > 1, "rollout.samples", samples, "2 or more for ppo while rollout.tasks is 1")
+    longest = run.rollout.max_new_tokens
+    room = f"below sft.max_seq_length={length}, which a conversation and its reply have to fit"
+    problems.check(longest < length, "rollout.max_new_tokens", longest, room)
 
 
 def check_stream(run: RunConfig, problems: Problems) -> None:

@@ -27,11 +27,13 @@ def generate(
     batch_size: int,
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
+    keep_stop: bool = False,
     on_progress: Callable[[int], None] | None = None,
     on_result: Callable[[int, list[int]], None] | None = None,
 ) -> list[list[int]]:
     """The new tokens of each prompt, in the prompts' order, without the stop token and what follows it.
 
+    keep_stop: with the stop token that ended the answer; an answer that was cut off has none.
     In float32 the same tokens as one prompt at a time. temperature: 0 = greedy; above, tokens are drawn, those of a
     prompt from its own seed in `seeds`, wherever it stands. batch_size: answers that are written at a time. model: a
     causal language model or a PeftModel around one; its training mode and attention are put back.
@@ -55,6 +57,7 @@ def generate(
             batch_size=batch_size,
             temperature=temperature,
             seeds=seeds if seeds is not None and temperature > 0 else [],
+            keep_stop=keep_stop,
         ):
             for index, tokens in ended:
                 generated[index] = tokens

@@ -19,6 +19,7 @@ def batches(
     batch_size: int,
     temperature: float,
     seeds: Sequence[int],
+    keep_stop: bool,
 ) -> Iterator[list[tuple[int, list[int]]]]:
     """The places and answers of each batch. Arguments as in `generate`; seeds: none for greedy decoding."""
     config = GenerationConfig(
@@ -42,7 +43,7 @@ def batches(
             logits_processor=LogitsProcessorList(draws),
         )
         written = output[:, input_ids.shape[1] :].tolist()
-        yield [(row, until_stop(tokens, stops)) for row, tokens in zip(rows, written, strict=True)]
+        yield [(row, until_stop(tokens, stops, keep_stop)) for row, tokens in zip(rows, written, strict=True)]
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,7 +57,7 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch
     return input_ids, attention_mask
 
 
-def until_stop(tokens: list[int], stops: Sequence[int]) -> list[int]:
-    """`tokens` up to the first stop token, or all of them."""
+def until_stop(tokens: list[int], stops: Sequence[int], keep_stop: bool = False) -> list[int]:
+    """`tokens` up to the first stop token, or all of them; keep_stop: with it."""
     end = next((index for index, token in enumerate(tokens) if token in stops), len(tokens))
-    return tokens[:end]
+    return tokens[: end + keep_stop]

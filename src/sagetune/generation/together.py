@@ -30,9 +30,10 @@ def batches(
     batch_size: int,
     temperature: float,
     seeds: Sequence[int],
+    keep_stop: bool,
 ) -> Iterator[Ended]:
     """The answers that end at the same time. Arguments as in `generate`; seeds: none for greedy decoding."""
-    writer = _Writer(model, prompts, stops, max_new_tokens, temperature, seeds)
+    writer = _Writer(model, prompts, stops, max_new_tokens, temperature, seeds, keep_stop)
     waiting = _order(prompts)
     while waiting or writer.running:
         num_free = batch_size - len(writer.running)
@@ -69,12 +70,14 @@ class _Writer:
         max_new_tokens: int,
         temperature: float,
         seeds: Sequence[int],
+        keep_stop: bool,
     ) -> None:
         self.running: list[_Answer] = []
         self._walk, self._rows = Walk(model), Rows(model)
         self._prompts = prompts
         self._stops, self._max_new_tokens = set(stops), max_new_tokens
         self._temperature, self._seeds = temperature, seeds
+        self._keep_stop = keep_stop
 
     def start(self, indices: Sequence[int]) -> Ended:
         """Take these prompts in and write the first token of each; returns the answers that end with it."""
@@ -122,7 +125,7 @@ class _Writer:
         ended = set()
         for row, (answer, token) in enumerate(zip(answers, scores.argmax(-1).tolist(), strict=True)):
             stops = token in self._stops
-            if not stops:
+            if not stops or self._keep_stop:
                 answer.tokens.append(token)
             if stops or len(answer.tokens) == self._max_new_tokens:
                 ended.add(row)

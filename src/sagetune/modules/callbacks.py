@@ -16,6 +16,11 @@ from sagetune.interrupts import Interrupts
 from sagetune.modules.sft import SFTModule
 
 
+def passes(every: int, before: int, step: int) -> bool:
+    """Whether a multiple of `every` lies in (before, step]: a batch may take several optimiser steps, or none."""
+    return step // every > before // every
+
+
 class RowSink(Protocol):
     """Where metric rows go: the run's tracker."""
 
@@ -62,11 +67,11 @@ class StepLog(Callback):
         self._since, self._selecting = now, module.paused_seconds
         if trainer.global_step == self._logged:
             return
-        self._logged = trainer.global_step
+        before, self._logged = self._logged, trainer.global_step
         self.rate = (module.tokens_seen - self._tokens) / (self._seconds - self._step_seconds)
         self._step_seconds, self._tokens = self._seconds, module.tokens_seen
         self._sink.log(self._row(trainer, module))
-        if self._eval_every and self._evaluate and trainer.global_step % self._eval_every == 0:
+        if self._evaluate and self._eval_every and passes(self._eval_every, before, trainer.global_step):
             self._sink.log({"step": trainer.global_step, **self._evaluate()})
         self._since = time.perf_counter()
 
@@ -96,7 +101,7 @@ class Checkpoints(Callback):
         self._path = path
         self._every = every_n_steps
         self._interrupts = interrupts
-        self._saved_step = -1
+        self._saved_step = 0
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self._interrupts.install()
@@ -105,7 +110,7 @@ class Checkpoints(Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *args: Any) -> None:
         step = trainer.global_step
-        due = step % self._every == 0 and step != self._saved_step
+        due = passes(self._every, self._saved_step, step)
         if due or self._interrupts.waiting is not None:
             self._saved_step = step
             trainer.save_checkpoint(self._path, weights_only=False)  # the optimiser, too
@@ -134,7 +139,7 @@ class ProgressBar(Callback):
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        total = module.total_steps
+        total, self._shown = module.total_steps, trainer.global_step
         self._task = self._progress.add_task("", total=total, completed=trainer.global_step, loss=0.0, rate=0.0)
         self._progress.start()
 
@@ -142,10 +147,10 @@ class ProgressBar(Callback):
         step, total = trainer.global_step, module.total_steps
         if step == self._shown or not module.last_step:
             return
-        self._shown = step
+        before, self._shown = self._shown, step
         loss = module.last_step["train/loss"]
         self._progress.update(self._task, completed=step, loss=loss, rate=self._log.rate)
-        if not self._console.is_terminal and step * 10 // total > (step - 1) * 10 // total:
+        if not self._console.is_terminal and step * 10 // total > before * 10 // total:
             self._console.print(f"train {step}/{total}  loss {loss:.3f}  {self._log.rate:.0f} tokens/s")
 
     def teardown(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:

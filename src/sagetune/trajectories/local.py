@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sagetune.adapters import load_adapter
-from sagetune.chat import prepare_tokenizer, prompt_ids
+from sagetune.chat import prepare_tokenizer, prompt_ids, stop_token_ids
 from sagetune.config import ModelConfig
 from sagetune.evaluation.calls import Reply, parse_reply
 from sagetune.generation import generate
@@ -36,12 +37,22 @@ QUIET_PASSES = 20
 that ended needs several until it asks; without waiting for it the episodes would drift apart into small batches."""
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A reply as the model drew it."""
+
+    prompt: list[int]
+    tokens: list[int]
+    """With the token that ended the reply; one that was cut off has none."""
+
+
 class LocalAgent:
     """A causal language model, or a PeftModel around one, with a tokenizer whose template serves tools.
 
     temperature: 0 = greedy; above, an episode's draws follow from `seed` and from what makes the attempt the same one,
     whatever runs beside it. Used by `act` alone, without an episode, they follow from `seed` and the order of requests.
-    max_new_tokens: of one reply; a longer one is cut off, which is a BadReply.
+    max_new_tokens: of one reply; a longer one is cut off, which is a BadReply. max_length: of a conversation and its
+    reply, where the model allows more.
     """
 
     def __init__(
@@ -53,6 +64,7 @@ class LocalAgent:
         temperature: float = 0.0,
         batch_size: int = 16,
         seed: int = 0,
+        max_length: int | None = None,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -61,7 +73,8 @@ class LocalAgent:
         self._batch_size = batch_size
         self._turns = Turns(self, str(seed))
         self._seed = seed
-        self._context = context_length(model, tokenizer)
+        self._context = min(context_length(model, tokenizer), max_length or sys.maxsize)
+        self._stops = stop_token_ids(tokenizer)
         self._prompts: list[list[int]] = []
         self._seeds: list[int] = []
         self._batch: asyncio.Task[list[list[int]]] | None = None
@@ -76,26 +89,36 @@ class LocalAgent:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + values.numpy().tobytes())
         return digest.hexdigest()[:12]
 
-    def start(self, episode: Episode) -> Agent:
-        """The agent with the draws of this attempt."""
+    def start(self, episode: Episode, drawn: list[Drawn] | None = None) -> Agent:
+        """The agent with the draws of this attempt; `drawn` receives each, also one that cannot be read."""
         attempt = (self._seed, episode.task.id, episode.method, episode.seed, episode.attempt)
-        return Turns(self, json.dumps(attempt))
+        return Turns(self, json.dumps(attempt), drawn)
 
     async def act(self, messages: list[Message], tools: list[dict[str, Any]]) -> Said:
         """Raises BadReply for what cannot be run, for a reply cut off and for a conversation that does not fit."""
         return await self._turns.act(messages, tools)
 
-    async def reply(self, messages: list[Message], tools: list[dict[str, Any]], seed: int) -> Said:
-        """`act` with the draws of `seed`."""
+    async def draw(self, messages: list[Message], tools: list[dict[str, Any]], seed: int) -> Drawn:
+        """What the model writes with the draws of `seed`. Raises BadReply for a conversation that does not fit."""
         prompt = prompt_ids(messages, tools, self._tokenizer)
         if len(prompt) + self._max_new_tokens > self._context:
             raise BadReply(
                 f"the conversation has {len(prompt)} tokens; with a reply of {self._max_new_tokens} it exceeds the "
-                f"model's {self._context}"
+                f"{self._context} that fit"
             )
-        tokens = await self._generated(prompt, seed)
-        text = self._tokenizer.decode(tokens)
-        costs = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens)}
+        return Drawn(prompt, await self._generated(prompt, seed))
+
+    def text(self, drawn: Drawn) -> str:
+        """What was written, without the token that ended it."""
+        return self._tokenizer.decode(self._written(drawn))
+
+    def _written(self, drawn: Drawn) -> list[int]:
+        return drawn.tokens[:-1] if drawn.tokens[-1:] and drawn.tokens[-1] in self._stops else drawn.tokens
+
+    def read(self, drawn: Drawn, tools: list[dict[str, Any]]) -> Said:
+        """The message that was written. Raises BadReply for what cannot be run and for a reply cut off."""
+        tokens, text = self._written(drawn), self.text(drawn)
+        costs = {"prompt_tokens": len(drawn.prompt), "completion_tokens": len(tokens)}
         if len(tokens) == self._max_new_tokens:
             raise CutOff(f"the reply was cut off after {len(tokens)} tokens", text, **costs)
         parsed = parse_reply(text) if tools else Reply(text.strip(), [], None if text.strip() else "the reply is empty")
@@ -137,21 +160,26 @@ class LocalAgent:
             batch_size=self._batch_size,
             temperature=self._temperature,
             seeds=seeds,
+            keep_stop=True,
         )
 
 
 class Turns:
     """The replies of one attempt: each has a seed of its own."""
 
-    def __init__(self, agent: LocalAgent, name: str) -> None:
+    def __init__(self, agent: LocalAgent, name: str, drawn: list[Drawn] | None = None) -> None:
         self._agent = agent
         self._name = name
+        self._drawn = drawn
         self._number = 0
 
     async def act(self, messages: list[Message], tools: list[dict[str, Any]]) -> Said:
         self._number += 1
         digest = hashlib.sha256(f"{self._name} {self._number}".encode()).digest()
-        return await self._agent.reply(messages, tools, int.from_bytes(digest[:7], "big"))
+        drawn = await self._agent.draw(messages, tools, int.from_bytes(digest[:7], "big"))
+        if self._drawn is not None:
+            self._drawn.append(drawn)
+        return self._agent.read(drawn, tools)
 
 
 def local_agent(
