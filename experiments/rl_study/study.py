@@ -16,16 +16,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from jobs import claim, is_done, sagetune, train, write_lines
+from jobs import claim, is_done, sagetune, train
 
 SEEDS = (0, 1, 2)
-IMITATED, TASKS = 100, 64
-"""Samples that are imitated first, and other tasks that all then learn from."""
+IMITATED = ("data.seed=0", "budget.train_samples=100")
+"""What is imitated first."""
+TASKS = ("data.seed=1", "budget.train_samples=64")
+"""Other tasks, which all then learn from."""
 ATTEMPTS = 6
 UPDATES = 8
 HELD_OUT = 48
 COMMON = (
-    *("trainer=cpu", "model=smollm2_135m", "sft.max_seq_length=768"),
+    *("trainer=cpu", "model=smollm2_135m", "sft.max_seq_length=768", "sft.eval_data=null"),
     *("evaluation.data=null", f"evaluation.samples={HELD_OUT}", "evaluation.max_new_tokens=64"),
     *("+evaluation.capabilities.tool_use=agent_benchmark:tool_selection:test", "evaluation.batch_size=32"),
 )
@@ -46,52 +48,37 @@ VARIANTS: dict[str, list[str]] = {
 }
 
 
-def tasks(work: Path) -> dict[str, Path]:
-    """Samples to imitate first, and the tasks that all learn from then; made once."""
-    from sagetune import world
-    from sagetune.formats import to_openai
-
-    paths = {"imitated": work / "imitated.jsonl", "tasks": work / "tasks.jsonl"}
-    if not all(path.is_file() for path in paths.values()):
-        records = [to_openai(sample) for sample in world.generate("tool_selection", "train", IMITATED + TASKS)]
-        write_lines(paths["imitated"], records[:IMITATED])
-        write_lines(paths["tasks"], records[IMITATED:])
-    return paths
-
-
 def name_of(variant: str, seed: int) -> str:
     return f"{variant}-s{seed}"
 
 
-def start(work: Path, seed: int, folder: Path) -> None:
+def start(folder: Path, seed: int) -> None:
     """The supervised checkpoint, and the pairs among its own attempts."""
-    files = tasks(work)
-    data = ("data=file", f"sft.train_data={files['imitated']}", "sft.eval_data=null", "budget.train_samples=null")
-    train(folder, *COMMON, *data, *IMITATING, "sft.learning_rate=1e-3", f"seed={seed}")
+    train(folder, *COMMON, "data=tool_selection", *IMITATED, *IMITATING, "sft.learning_rate=1e-3", f"seed={seed}")
     attempts = (
         *("trajectories=local", f"trajectories.agent.model={folder}/run/adapter", "trajectories.agent.temperature=1"),
         *("trajectories.agent.max_new_tokens=64", f"trajectories.collector.attempts={ATTEMPTS}"),
         *("trajectories.collector.max_steps=3", "trajectories.collector.methods=[plain]"),
-        *("trajectories.collector.bad_replies=0", f"trajectories.collector.seed={seed}"),
+        *("trajectories.collector.bad_replies=0", f"trajectories.collector.seed={seed}", "evaluation.batch_size=32"),
     )
-    given = ("data=file", f"sft.train_data={files['tasks']}", "budget.train_samples=null", "evaluation.batch_size=32")
     written = (f"output={folder}/attempts.jsonl", f"pairs={folder}/pairs.jsonl")
-    sagetune(folder / "log.txt", "collect", "trainer=cpu", "model=smollm2_135m", *attempts, *given, *written)
+    given = ("trainer=cpu", "model=smollm2_135m", "data=tool_selection", *TASKS)
+    sagetune(folder / "log.txt", "collect", *given, *attempts, *written)
 
 
 def go_on(work: Path, variant: str, seed: int, folder: Path) -> None:
     first = work / name_of("start", seed)
     while not is_done(work, first.name):
         time.sleep(5)  # another process trains it
-    learnt_from = first / "pairs.jsonl" if variant == "dpo" else tasks(work)["tasks"]
-    data = ("data=file", f"sft.train_data={learnt_from}", "sft.eval_data=null", "budget.train_samples=null")
-    train(folder, *COMMON, *data, f"adapter.start_from={first}/run", f"seed={seed}", *VARIANTS[variant])
+    pairs = ("data=file", f"sft.train_data={first}/pairs.jsonl", "budget.train_samples=null")
+    data = pairs if variant == "dpo" else ("data=tool_selection", *TASKS)
+    train(folder, *data, *COMMON, f"adapter.start_from={first}/run", f"seed={seed}", *VARIANTS[variant])
 
 
 def main(work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     for seed in SEEDS:
-        claim(work, name_of("start", seed), lambda folder, seed=seed: start(work, seed, folder))
+        claim(work, name_of("start", seed), lambda folder, seed=seed: start(folder, seed))
         for variant in VARIANTS:
             name = name_of(variant, seed)
             claim(work, name, lambda folder, variant=variant, seed=seed: go_on(work, variant, seed, folder))

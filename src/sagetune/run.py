@@ -87,6 +87,7 @@ def quiet_libraries() -> None:
     """Leave the terminal to the run: no bars for loading a small file, no advice to the libraries' own authors."""
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")  # meant so: no dropout in DPO, PPO
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 
