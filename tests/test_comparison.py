@@ -20,9 +20,11 @@ from sagetune.comparison import write_comparison
 from sagetune.comparison.choosing import unequal_search
 from sagetune.comparison.comparison import Comparison, compare
 from sagetune.comparison.mirror import COLUMNS, mirror
+from sagetune.comparison.page import headlines_of
 from sagetune.comparison.verdicts import compare_items
 from sagetune.comparison.wording import Evidence, verdict
 from sagetune.config import MethodInfo
+from sagetune.evaluation.scoring.intervals import wilson
 from sagetune.files import write_json
 from sagetune.runfolder import RunFolder
 from wandb_offline import read_offline_run
@@ -64,6 +66,24 @@ def test_means_and_paired_differences_are_those_of_the_seeds(tmp_path: Path) -> 
 
 def test_six_seeds_can_establish_what_three_cannot(tmp_path: Path) -> None:
     assert verdict(evidence_of(compare(sweep(tmp_path, seeds=6)), "G_dora", "tokens.loss")) == "better"
+
+
+def test_tasks_that_are_solved_are_a_headline_where_a_run_learnt_from_rewards(tmp_path: Path) -> None:
+    """Only such runs have the figure; what the verdicts go by is what all have."""
+    for seed in range(2):
+        write_run(tmp_path, BASELINE, seed, right=[1, 0])
+        folder = write_run(tmp_path, MethodInfo(id="A_baseline", objective="grpo"), seed, right=[1, 1], name=f"g{seed}")
+        told = json.loads(folder.result.read_text())
+        rates = {name: dataclasses.asdict(wilson(3 + seed, 4)) for name in ("success", "unreadable")}
+        told["after"]["rollouts"] = {"reward": 0.5, **rates, "num_attempts": 4}
+        write_json(folder.result, told)
+    found = compare(tmp_path)
+    assert found.primary is not None
+    assert found.primary.key == "actions.exact_match"
+    shown = headlines_of(found)
+    assert [figure.key for figure in shown] == ["actions.exact_match", "rollouts.success", "tokens.loss"]
+    assert {name: one.evidence.mean for name, one in found.of(shown[1]).items()} == {"A_baseline+grpo": 0.875}
+    assert "attempts task solved" in write_comparison(tmp_path).read_text()
 
 
 def test_seeds_are_paired_by_their_number(tmp_path: Path) -> None:

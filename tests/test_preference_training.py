@@ -265,7 +265,9 @@ def test_the_trainer_takes_the_references_configs_and_refuses_what_cannot_be_don
     data = pairs_file(tmp_path / "pairs.jsonl")
     sft = AgentSFTConfig(base_model="embedded:tiny", train_data=data, output_dir=tmp_path)
     assert AgentRLTrainer(sft, DPO).run.rl == DPO
-    with pytest.raises(ValueError, match=r"sft\.train_data: nothing judges what is done on .*pairs\.jsonl"):
+    with pytest.raises(
+        ValueError, match=r"^sft\.train_data: .*pairs\.jsonl:1: record: .* has prompt, chosen, rejected"
+    ):
         AgentRLTrainer(sft, RLTrainingConfig())
     with pytest.raises(ValueError, match="rl_config must be an RLTrainingConfig"):
         AgentRLTrainer(sft)

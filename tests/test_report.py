@@ -8,6 +8,7 @@ import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -167,6 +168,22 @@ def test_the_page_loads_nothing_and_runs_nothing(folder: RunFolder) -> None:
 def test_the_same_files_give_the_same_bytes(folder: RunFolder) -> None:
     first = report.write_html(folder.path).read_bytes()
     assert report.write_html(folder.path).read_bytes() == first
+
+
+def test_what_a_model_wrote_may_hold_the_separators_that_are_no_end_of_a_line(folder: RunFolder) -> None:
+    odd = sample(0, True) | {"after_generated": "one\u2028two\u0085three"}
+    folder.samples.write_text(json.dumps(odd, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert "one\u2028two\u0085three" in report.write_html(folder.path).read_text(encoding="utf-8")
+
+
+def test_what_the_model_did_on_held_out_tasks_is_part_of_the_mirrored_summary(folder: RunFolder) -> None:
+    from sagetune.run import mirror
+
+    told: dict[str, Any] = {}
+    tracker: Any = SimpleNamespace(table=lambda *_: None, bars=lambda *_: None, summary=told.update)
+    stages = dict.fromkeys(("stream", "mixture", "trajectories", "replay"))
+    mirror(tracker, folder, RESULT | stages | {"final_loss": 0.5, "seconds": 1.0})
+    assert {name: told[name] for name in RESULT["after"]} == RESULT["after"]
 
 
 def test_samples_shown_are_of_every_kind() -> None:

@@ -138,6 +138,16 @@ def test_a_mistake_of_rollouts_is_told_by_field(group: type, given: dict[str, An
         ("ppo", {"sft": {"use_lora": False}}, "sft.use_lora must be true for ppo"),
         ("grpo", {"rollout": RolloutConfig(samples=1)}, "rollout.samples must be 2 or more for grpo"),
         ("ppo", {"rollout": RolloutConfig(samples=1, tasks=1)}, "rollout.samples must be 2 or more for ppo"),
+        (
+            "ppo",
+            {"ppo": PPOConfig(adaptive_kl_target=1.0, adaptive_kl_horizon=31)},
+            "ppo.adaptive_kl_horizon must be at least the 32 rollouts of an update",
+        ),
+        (
+            "ppo",
+            {"ppo": PPOConfig(adaptive_kl_target=1.0), "rl": RLTrainingConfig(kl_coef=0.0)},
+            "rl.kl_coef must be above 0 while ppo.adaptive_kl_target is set",
+        ),
         ("ppo", {"rollout": RolloutConfig(max_new_tokens=2048)}, "rollout.max_new_tokens must be below"),
         ("grpo", {"budget": BudgetConfig(learning_rates=[0.1, 0.2])}, "budget.learning_rates must be [] for grpo"),
         ("grpo", {"adapter": AdapterConfig(dropout=0.1)}, "adapter.dropout must be 0 while rl is set"),

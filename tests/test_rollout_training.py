@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from rollout_runs import bandit, questions, rollout_run, two_armed_folder
+from sagetune import sources
 from sagetune.config import (
     AdapterConfig,
     GuardConfig,
@@ -31,6 +32,7 @@ from sagetune.config import TrainerConfig as Trained
 from sagetune.interrupts import Interrupted, Interrupts
 from sagetune.modules.stepping import NonFiniteError
 from sagetune.rl_trainer import AgentRLTrainer
+from sagetune.rollouts.acting import task_of
 from sagetune.rollouts.guards import CollapsedPolicy
 from sagetune.rollouts.rollout import Rollout
 from sagetune.runfolder import RunFolder
@@ -121,7 +123,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(algorithm: str, make: M
     stopped = folder.rollouts.read_text()
     assert len(stopped.splitlines()) == 3 * 32
     with folder.rollouts.open("a") as file:  # what a run that was killed in its next update leaves
-        file.write(stopped.splitlines()[-1].replace('"update": 2', '"update": 3') + "\n" + '{"task_id": "cut sho')
+        file.write(stopped.splitlines()[-1].replace('"update": 3', '"update": 4') + "\n" + '{"task_id": "cut sho')
     tracker = Tracker(folder.path, run, resume_step=step)
     resumed = AgentRLTrainer(run, reward_fn=bandit).fit(folder, tracker, Interrupts())
     tracker.finish(0)
@@ -220,6 +222,12 @@ def broken(function: Any) -> Any:
     return with_nan
 
 
+def test_the_logged_rate_is_the_one_that_was_used(make: MakeRollouts) -> None:
+    run = make("ppo", num_epochs=1, optim=OptimConfig(lr_schedule="linear", warmup_ratio=0))
+    (row,) = rows(AgentRLTrainer(run, reward_fn=bandit).train().run_dir)
+    assert row["train/lr"] == pytest.approx(1e-3 * (1 + 0.75 + 0.5 + 0.25) / 4), "mean of the update's four steps"
+
+
 def test_a_guard_that_stops_ends_the_run_with_the_figures(make: MakeRollouts) -> None:
     run = make("grpo", guard=GuardConfig(action="stop", zero_variance_updates=2))
     with pytest.raises(CollapsedPolicy, match=r"update 2: the rewards of 2 updates in a row do not differ \(mean 3\)"):
@@ -227,6 +235,31 @@ def test_a_guard_that_stops_ends_the_run_with_the_figures(make: MakeRollouts) ->
 
 
 # What cannot be done
+
+
+def test_a_last_update_of_a_single_rollout_is_refused(make: MakeRollouts, tmp_path: Path) -> None:
+    """Its advantage cannot be whitened, and its reward has no standard deviation."""
+    run, three = make("ppo", rollout=RolloutConfig(tasks=2, samples=1)), questions(tmp_path / "three.jsonl", 3)
+    run = dataclasses.replace(run, sft=dataclasses.replace(run.sft, train_data=three))
+    with pytest.raises(ValueError, match=r"rollout\.samples must be 2 or more, .* of 3 tasks would have a single"):
+        AgentRLTrainer(run, reward_fn=bandit).train()
+
+
+def test_tasks_of_the_world_are_judged_from_a_file_too(make: MakeRollouts, tmp_path: Path) -> None:
+    samples = sources.load("agent_benchmark:timing:train", num_samples=2).samples
+    for num_foreign in (0, 1):
+        lines = [*samples, {"messages": samples[0]["messages"]}][: 2 + num_foreign]
+        path = tmp_path / f"{num_foreign}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        run = make("grpo")
+        run = dataclasses.replace(run, sft=dataclasses.replace(run.sft, train_data=str(path)))
+        if num_foreign:
+            with pytest.raises(ValueError, match=r"nothing judges what is done on .*1\.jsonl \(sample '1:3'\)"):
+                sources.check_judged(run)
+        else:
+            sources.check_judged(run)
+            tasks = [task_of(sample, judged=False) for sample in sources.load(str(path), num_samples=None).samples]
+            assert [task.family for task in tasks] == ["timing"] * 2
 
 
 def test_what_nothing_judges_is_refused_at_once(make: MakeRollouts) -> None:
@@ -237,7 +270,15 @@ def test_what_nothing_judges_is_refused_at_once(make: MakeRollouts) -> None:
         AgentRLTrainer(dpo, reward_fn=bandit)
 
 
-def test_a_task_that_does_not_fit_is_named(make: MakeRollouts) -> None:
+def test_a_task_that_does_not_fit_is_named_before_an_update_comes_to_it(make: MakeRollouts, tmp_path: Path) -> None:
+    long = {"messages": [{"role": "user", "content": "pick" * 40}, {"role": "assistant", "content": "x"}]}
+    run = make("grpo", max_seq_length=60)
+    with Path(run.sft.train_data).open("a") as file:
+        file.write(json.dumps(long) + "\n" + json.dumps(long) + "\n")
+    asked: list[Rollout] = []
+    with pytest.raises(ValueError, match=r"2 of 3 tasks do not fit, the first: task questions:2: the conversation has"):
+        AgentRLTrainer(run, reward_fn=lambda one: float(asked.append(one) is None)).train()
+    assert not asked
     run = make("ppo", max_seq_length=16)
     with pytest.raises(
         ValueError, match=r"task questions:1: the conversation has \d+ tokens.*raise sft\.max_seq_length"

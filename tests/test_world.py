@@ -86,6 +86,22 @@ def test_plans_take_two_to_six_calls() -> None:
     assert set(calls) == {2, 3, 4, 5, 6}
 
 
+def test_a_number_that_no_column_holds_is_refused_like_any_other_bad_argument() -> None:
+    """A model that repeats a digit writes one: SQLite's exception would break the attempt."""
+    task = next(task for task in tasks("tool_selection", "train", 90) if task.kind == "delete_note")
+    answer = json.loads(Environment(task).step(call_of("delete_note", note_id=10**30)))
+    assert answer == {"error": "a number is larger than 64 bits hold"}
+    said: Message = {"role": "assistant", "content": "", "tool_calls": [call_of("delete_note", note_id=10**30)]}
+    assert not check(task, [said]).passed
+
+
+def test_a_sample_without_its_place_in_the_world_is_refused_by_name() -> None:
+    sample = generate("planning", "train", 1)[0]
+    del sample["meta"]["index"]
+    with pytest.raises(ValueError, match=r"meta lacks index, by which the world finds the task"):
+        task_of(sample)
+
+
 def test_tool_selection_wants_exactly_one_call_with_the_right_types() -> None:
     task = next(task for task in tasks("tool_selection", "train", 90) if task.kind == "delete_note")
     right = expert(task)[1]

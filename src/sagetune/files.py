@@ -34,6 +34,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     os.replace(partial, path)
 
 
+def read_jsonl(path: Path) -> list[Any]:
+    """The values of a JSONL file; none of a file that is not there.
+
+    Only a newline ends a line. str.splitlines would cut at U+2028 and U+0085, too, which text in JSON may hold.
+    """
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
+
+
 def without_infinities(value: Any) -> Any:
     """`value` with None for NaN and the infinities, which JSON does not have."""
     if isinstance(value, dict):

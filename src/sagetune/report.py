@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sagetune.capability.page import fragment
-from sagetune.files import write_text
+from sagetune.files import read_jsonl, write_text
 from sagetune.plots import CURVES, draw_attempts, draw_curve, draw_mixture, draw_selection, draw_stream
 from sagetune.runfolder import RunFolder
 
@@ -182,7 +182,7 @@ def write_html(run_dir: Path) -> Path:
     """
     folder = RunFolder(run_dir)
     result = json.loads(folder.result.read_text(encoding="utf-8"))
-    metrics, samples = _read_rows(folder.metrics), _read_rows(folder.samples)
+    metrics, samples = read_jsonl(folder.metrics), read_jsonl(folder.samples)
     selections = json.loads(folder.selection.read_text())["selections"] if folder.selection.is_file() else []
     rows = before_after_rows(result)
     text = render_page(
@@ -342,10 +342,6 @@ def _task_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {"task": task, "before": before[task]["exact_match"], "after": after[task]["exact_match"]} for task in after
     ]
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def _version(distribution: str) -> str | None:

@@ -15,7 +15,7 @@ from sagetune import sources
 from sagetune.config import RLTrainingConfig
 from sagetune.evaluation.scoring.intervals import Rate, wilson
 from sagetune.fitting import Place, fit_module
-from sagetune.rollouts.acting import act, task_of
+from sagetune.rollouts.acting import act, check_fit, task_of
 from sagetune.rollouts.algorithms import algorithm_of
 from sagetune.rollouts.guards import Guards
 from sagetune.rollouts.module import RolloutModule
@@ -65,9 +65,11 @@ class RolloutTraining:
         """Train the model; returns what was trained."""
         run = self.run
         tasks = [task_of(sample, judged=self.reward.judges_all) for sample in self._sft.data.conversations("train")]
+        self._check_last_update(len(tasks))
         place.clock.lap("data")
         model = self._sft.make_trainable().to(place.device)
         assert isinstance(model, PeftModel), type(model)
+        check_fit(model, self._sft.tokenizer, tasks, run)
         algorithm = algorithm_of(run, self.rl)
         roles = Roles(model, start=self._sft.start, has_value=algorithm.has_value, seed=run.seed)
         place.clock.lap("model")
@@ -92,6 +94,15 @@ class RolloutTraining:
         trained = module.trained_parameters()
         roles.let_go()
         return trained
+
+    def _check_last_update(self, num_tasks: int) -> None:
+        """Raise ValueError where it would have a single rollout, which there is nothing to compare with."""
+        options = self.run.rollout
+        if options.samples * (num_tasks % options.tasks) == 1:
+            raise ValueError(
+                f"rollout.samples must be 2 or more, or rollout.tasks another, got 1 and {options.tasks}: the last "
+                f"update of {num_tasks} tasks would have a single rollout"
+            )
 
     def _most_steps(self, num_tasks: int, epochs: int) -> int:
         """Optimiser steps of all updates, where none ends early."""

@@ -23,7 +23,7 @@ from sagetune.capability.evaluator import AgentCapabilityEvaluator
 from sagetune.capability.page import tables
 from sagetune.config import RunConfig
 from sagetune.evaluation import continual
-from sagetune.files import write_json, write_text
+from sagetune.files import read_jsonl, write_json, write_text
 from sagetune.interrupts import Interrupted, Interrupts
 from sagetune.modules.stepping import NonFiniteError
 from sagetune.rate_search import searched
@@ -220,12 +220,13 @@ def mirror(tracker: Tracker, folder: RunFolder, result: Measured) -> None:
     columns, rows = report.before_after_table(result)
     tracker.table("before_after", columns, rows)
     if folder.samples.is_file():
-        samples = [json.loads(line) for line in folder.samples.read_text().splitlines()]
+        samples = read_jsonl(folder.samples)
         tracker.table("actions", list(samples[0]), [list(sample.values()) for sample in samples])
     for name, matrix in (result["stream"] or {"matrices": {}})["matrices"].items():
         numbered = [[number, *row] for number, row in enumerate(matrix)]
         tracker.table(f"stream/{name}", ["tasks learnt", *result["stream"]["tasks"]], numbered)
-    after = {name: result["after"][name] for name in ("tokens", "actions", "preferences") if result["after"].get(name)}
+    sections = ("tokens", "actions", "preferences", "rollouts")
+    after = {name: result["after"][name] for name in sections if result["after"].get(name)}
     reports = report.capability_reports(folder)
     for name, (columns, rows) in (tables(reports) if reports else {}).items():
         tracker.table(name, columns, rows)

@@ -131,13 +131,19 @@ def check_preferences(named: dict[str, str | None]) -> None:
 
 
 def check_judged(run: RunConfig) -> None:
-    """Raise ValueError if nothing judges what a policy does on the training data."""
-    judged = endless(run.sft.train_data) or (run.rl is not None and run.rl.reward_model is not None)
-    if not judged:
+    """Raise ValueError if nothing judges what a policy does on the training data, of which a file is read for that."""
+    if endless(run.sft.train_data) or (run.rl is not None and run.rl.reward_model is not None):
+        return
+    try:
+        read = load_parts(parts_of(run, "train"), seed=run.data.seed, on_error=run.data.on_error)
+    except ValueError as error:  # pairs, say
+        raise ValueError(f"sft.train_data: {error}") from error
+    foreign = next((sample for sample in read.samples if sample["source"] != "world"), None)
+    if foreign is not None:
         raise ValueError(
-            f"sft.train_data: nothing judges what is done on {run.sft.train_data}: only tasks of the embedded world "
-            f"(agent_sft:<split>, agent_benchmark:<family>:<split>) have a checker; set rl.reward_model, or give "
-            f"AgentRLTrainer a reward_fn"
+            f"sft.train_data: nothing judges what is done on {run.sft.train_data} (sample {foreign['id']!r}): only "
+            f"tasks of the embedded world (agent_sft:<split>, agent_benchmark:<family>:<split>, or a file of them) "
+            f"have a checker; set rl.reward_model, or give AgentRLTrainer a reward_fn"
         )
 
 

@@ -11,7 +11,7 @@ from sagetune.comparison.runs import Run, Tree
 from sagetune.report import FIGURES, figure_of
 
 OVERALL = "capability.overall"
-HEADLINES = (OVERALL, "actions.exact_match", "tokens.loss")
+HEADLINES = (OVERALL, "actions.exact_match", "rollouts.success", "tokens.loss")
 """The first that was measured is what the verdicts go by; a terminal shows all of them."""
 CALLING = ("name_accuracy", "argument_accuracy")
 ITEM_SCORES: dict[str, Callable[[Tree], bool]] = {

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from sagetune import status
 from sagetune.config import MethodInfo
+from sagetune.files import read_jsonl
 from sagetune.runfolder import RunFolder
 
 Tree = dict[str, Any]
@@ -77,7 +78,7 @@ def read_run(folder: RunFolder) -> Run:
         **told,
         result=_read(folder.result) if done else {},
         after=_read(folder.after) if done else {},
-        metrics=_read_lines(folder.metrics) if done else [],
+        metrics=read_jsonl(folder.metrics) if done else [],
         environment=environment,
         selection=_read(folder.selection).get("selections", []) if done else [],
     )
@@ -111,7 +112,3 @@ def _told(folder: RunFolder) -> dict[str, str]:
 
 def _read(path: Path) -> Tree:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _read_lines(path: Path) -> list[Tree]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

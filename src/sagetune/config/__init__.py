@@ -170,9 +170,20 @@ def check_rollouts(run: RunConfig, rl: RLTrainingConfig, problems: Problems) -> 
         problems.check(samples > 1, "rollout.samples", samples, "2 or more for grpo: it compares attempts at one task")
     else:
         problems.check(samples * tasks > 1, "rollout.samples", samples, "2 or more for ppo while rollout.tasks is 1")
+        check_adaptive_kl(run.ppo, rl, samples * tasks, problems)
     longest = run.rollout.max_new_tokens
     room = f"below sft.max_seq_length={length}, which a conversation and its reply have to fit"
     problems.check(longest < length, "rollout.max_new_tokens", longest, room)
+
+
+def check_adaptive_kl(ppo: PPOConfig, rl: RLTrainingConfig, num_rollouts: int, problems: Problems) -> None:
+    """Note what a coefficient cannot be steered by."""
+    if ppo.adaptive_kl_target is None:
+        return
+    moves = "above 0 while ppo.adaptive_kl_target is set, which multiplies it"
+    problems.check(rl.kl_coef > 0, "rl.kl_coef", rl.kl_coef, moves)
+    horizon, least = ppo.adaptive_kl_horizon, f"at least the {num_rollouts} rollouts of an update: it would overshoot"
+    problems.check(horizon >= num_rollouts, "ppo.adaptive_kl_horizon", horizon, least)
 
 
 def check_stream(run: RunConfig, problems: Problems) -> None:

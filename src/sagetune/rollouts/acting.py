@@ -17,11 +17,13 @@ from sagetune.sample import Message, Sample
 from sagetune.trajectories.agents import Agent
 from sagetune.trajectories.collector import CollectionBroken, TrajectoryCollector
 from sagetune.trajectories.environment import AgentTask, StepResult
-from sagetune.trajectories.episode import Episode
+from sagetune.trajectories.episode import BadReply, Episode
 from sagetune.trajectories.local import Drawn, LocalAgent
 from sagetune.trajectories.record import AgentTrajectory
 from sagetune.trajectories.runs import Key
 from sagetune.trajectories.tasks import as_task
+
+TOO_LONG = "raise sft.max_seq_length or leave the task out"
 
 
 class OneReply:
@@ -84,11 +86,27 @@ class Recorder:
     def rollout(self, trajectory: AgentTrajectory) -> Rollout:
         turns = self.drawn[trajectory.key]
         if not turns:
-            raise ValueError(
-                f"task {trajectory.task_id}: {trajectory.error}: raise sft.max_seq_length or leave the task out"
-            )
+            raise ValueError(f"task {trajectory.task_id}: {trajectory.error}: {TOO_LONG}")
         replies = [self._agent.text(turn) for turn in turns]
         return Rollout(trajectory, turns, replies, cut_off=bool(trajectory.cut_off))
+
+
+def check_fit(model: nn.Module, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[AgentTask], run: RunConfig) -> None:
+    """Raise ValueError, naming the first, for tasks whose prompt leaves no room for a reply: an update that comes to
+    one of them could only end the run.
+    """
+    agent, unfit = _agent(model, tokenizer, run, temperature=0.0), []
+    for task in tasks:
+        environment = task.make()
+        try:
+            agent.prompt(environment.reset(), environment.tools)
+        except BadReply as bad:
+            unfit.append(f"task {task.id}: {bad}")
+        finally:
+            environment.close()
+    if unfit:
+        many = f"{len(unfit)} of {len(tasks)} tasks do not fit, the first: " if len(unfit) > 1 else ""
+        raise ValueError(f"{many}{unfit[0]}: {TOO_LONG}")
 
 
 def act(
@@ -106,18 +124,8 @@ def act(
     clock has no part: an attempt has all the time it wants. Raises CollectionBroken where an environment breaks, and
     ValueError for a task whose prompt does not fit.
     """
-    config = run.rollout
-    agent = LocalAgent(
-        model,
-        tokenizer,
-        max_new_tokens=config.max_new_tokens,
-        temperature=temperature,
-        batch_size=run.evaluation.batch_size,
-        seed=run.seed,
-        max_length=run.sft.max_seq_length,
-    )
     options = CollectorConfig(
-        max_steps=config.max_turns,
+        max_steps=run.rollout.max_turns,
         methods=["plain"],
         attempts=samples,
         seed=update,
@@ -126,10 +134,22 @@ def act(
         step_timeout=math.inf,
         task_timeout=math.inf,
     )
-    recorder = Recorder(agent)
+    recorder = Recorder(_agent(model, tokenizer, run, temperature))
     quiet = Console(quiet=True, force_terminal=False)
     found = TrajectoryCollector(recorder, options, name="policy", console=quiet).attempts(tasks)
     broken = next((trajectory for trajectory in found if trajectory.status == "error"), None)
     if broken is not None:
         raise CollectionBroken(f"an attempt at task {broken.task_id} broke: {broken.error}")
     return [recorder.rollout(trajectory) for trajectory in found]
+
+
+def _agent(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: RunConfig, temperature: float) -> LocalAgent:
+    return LocalAgent(
+        model,
+        tokenizer,
+        max_new_tokens=run.rollout.max_new_tokens,
+        temperature=temperature,
+        batch_size=run.evaluation.batch_size,
+        seed=run.seed,
+        max_length=run.sft.max_seq_length,
+    )

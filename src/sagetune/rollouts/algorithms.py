@@ -185,7 +185,7 @@ class GRPO:
         figures = {
             "reward": groups.mean().item(),
             "reward_std": groups.std(1).mean().item(),
-            "frac_reward_zero_std": (groups.std(1) == 0).float().mean().item(),
+            "frac_reward_zero_std": (groups == groups[:, :1]).all(1).float().mean().item(),  # a std may round to 1e-8
             "kl": masked_mean(kl, mask).item(),
             "entropy": masked_mean(experience.entropy, mask).item(),
         }

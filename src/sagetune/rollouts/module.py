@@ -75,7 +75,7 @@ class RolloutModule(lightning.LightningModule):
         experience = self._look_back(self._act(batch, self.updates))
         acted = time.perf_counter() - started
         lesson = self.algorithm.lesson(experience)
-        self._record.write(self.updates, lesson)
+        self._record.write(self.updates + 1, lesson)
         self._guard(experience)
         steps = list(self._steps(lesson))
         self.updates += 1
@@ -85,7 +85,6 @@ class RolloutModule(lightning.LightningModule):
             **rollout_figures(experience, self._reward.name),
             "rollout/seconds": acted,
             "update": self.updates,
-            "train/lr": self.optimizers().param_groups[0]["lr"],
         }
 
     def _look_back(self, rollouts: list[Rollout]) -> Experience:
@@ -140,17 +139,17 @@ class RolloutModule(lightning.LightningModule):
         return sums.found
 
     def _step(self, lesson: Lesson, places: list[int]) -> Figures:
-        """Check and clip the gradients, of each role alone, and step."""
-        norms = {}
+        """Check and clip the gradients, of each role alone, and step; returns their norms and the learning rate."""
+        optimizer: Any = self.optimizers()
+        found = {"train/lr": optimizer.param_groups[0]["lr"]}
         for role, parameters in self.roles.trained.items():
             norm = finish_gradients(parameters, 1.0, self.run_config.optim.max_grad_norm)
             self._check("gradient norm", norm.expand(len(places)), places, lesson.experience)
-            norms["train/grad_norm" if role == POLICY else f"train/{role}_grad_norm"] = norm.item()
-        optimizer: Any = self.optimizers()
+            found["train/grad_norm" if role == POLICY else f"train/{role}_grad_norm"] = norm.item()
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
-        return norms
+        return found
 
     def _check(self, what: str, found: Tensor, places: Sequence[int], experience: Experience) -> None:
         finite = torch.isfinite(found).tolist()

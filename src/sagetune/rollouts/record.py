@@ -6,25 +6,29 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from sagetune.files import write_text
+from sagetune.files import write_bytes
 from sagetune.rollouts.algorithms import Lesson
 from sagetune.trajectories.record import to_line
 
 
 class RolloutFile:
-    """`load_trajectories` reads it; `figures` of a line has the update, the reward, the mean advantage of a token and
-    the drawn tokens beside its costs. A line's `seed` is its update, too, so that no two have one key.
+    """`load_trajectories` reads it; `figures` of a line has the update, counted from 1 as in the metrics, the reward,
+    the mean advantage of a token and the drawn tokens beside its costs. A line's `seed` is the number of updates before
+    it, so no two have one key.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def rewind(self, update: int) -> None:
-        """Drop the lines of `update` and later ones, which a run that goes on makes again, and a line cut short."""
+    def rewind(self, updates: int) -> None:
+        """Keep the lines of the first `updates` updates: what follows is made again by a run that goes on, and the last
+        line may have been cut short.
+        """
         if self._path.is_file():
-            whole = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = (line for line in whole if line.endswith("\n") and json.loads(line)["figures"]["update"] < update)
-            write_text(self._path, "".join(kept))
+            with self._path.open("rb") as lines:  # bytes: a cut can go through a character
+                whole = [line for line in lines if line.endswith(b"\n")]
+            kept = (line for line in whole if json.loads(line)["figures"]["update"] <= updates)
+            write_bytes(self._path, b"".join(kept))
 
     def write(self, update: int, lesson: Lesson) -> None:
         seen = lesson.experience

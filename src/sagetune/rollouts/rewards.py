@@ -55,7 +55,8 @@ def checked(rollout: Rollout) -> float:
 class RewardModel:
     """A sequence classifier with one label: its logit for the whole conversation is the reward.
 
-    One conversation at a time, without padding, so that no rollout's reward depends on the others.
+    One conversation at a time, without padding, so that no rollout's reward depends on the others. Control tokens
+    that a policy spells out are text: they forge no turn that would please the model.
     """
 
     def __init__(self, where: str, device: torch.device) -> None:
@@ -77,6 +78,11 @@ class RewardModel:
         messages: list[Message] = list(rollout.trajectory.messages)
         if rollout.unread is not None:
             messages.append({"role": "assistant", "content": rollout.unread})
-        tools = rollout.trajectory.tools or None
-        ids = self._tokenizer.apply_chat_template(plain(messages), tools=tools, return_dict=False, return_tensors="pt")
+        ids = self._tokenizer.apply_chat_template(
+            plain(messages),
+            tools=rollout.trajectory.tools or None,
+            return_dict=False,
+            return_tensors="pt",
+            sanitize_control_tokens=True,
+        )
         return self._model(input_ids=ids.to(self._model.device)).logits[0, 0].item()

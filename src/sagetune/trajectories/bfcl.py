@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from sagetune.beside import FUNCTION_DOCS
+from sagetune.files import read_jsonl
 from sagetune.formats.decoding import read_tools
 from sagetune.formats.schemas import BFCL_TYPES, json_functions
 from sagetune.sample import FunctionCall, Message, ToolCall
@@ -170,7 +171,7 @@ def _package_data() -> Path:
 def _records(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected BFCL's data folder")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read_jsonl(path)
 
 
 def _task(record: dict[str, Any], gold: list[list[str]], documents: dict[str, list[dict[str, Any]]]) -> AgentTask:

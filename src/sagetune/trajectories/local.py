@@ -98,14 +98,19 @@ class LocalAgent:
         """Raises BadReply for what cannot be run, for a reply cut off and for a conversation that does not fit."""
         return await self._turns.act(messages, tools)
 
-    async def draw(self, messages: list[Message], tools: list[dict[str, Any]], seed: int) -> Drawn:
-        """What the model writes with the draws of `seed`. Raises BadReply for a conversation that does not fit."""
+    def prompt(self, messages: list[Message], tools: list[dict[str, Any]]) -> list[int]:
+        """The tokens that the model goes on from. Raises BadReply for a conversation that does not fit."""
         prompt = prompt_ids(messages, tools, self._tokenizer)
         if len(prompt) + self._max_new_tokens > self._context:
             raise BadReply(
                 f"the conversation has {len(prompt)} tokens; with a reply of {self._max_new_tokens} it exceeds the "
                 f"{self._context} that fit"
             )
+        return prompt
+
+    async def draw(self, messages: list[Message], tools: list[dict[str, Any]], seed: int) -> Drawn:
+        """What the model writes with the draws of `seed`. Raises BadReply for a conversation that does not fit."""
+        prompt = self.prompt(messages, tools)
         return Drawn(prompt, await self._generated(prompt, seed))
 
     def text(self, drawn: Drawn) -> str:

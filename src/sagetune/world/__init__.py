@@ -105,6 +105,9 @@ def task_of(sample: Sample) -> Task:
     if sample["source"] != "world":
         raise ValueError(f"sample {sample['id']!r}: source must be 'world' to have a task, got {sample['source']!r}")
     meta = sample["meta"]
+    missing = [name for name in ("family", "split", "seed", "index") if name not in meta]
+    if missing:
+        raise ValueError(f"sample {sample['id']!r}: meta lacks {', '.join(missing)}, by which the world finds the task")
     return _MAKERS[meta["family"]](meta["split"], meta["seed"], meta["index"])
 
 

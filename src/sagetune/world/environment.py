@@ -67,6 +67,8 @@ class Environment:
             return TOOLS[name].run(self._db, arguments)
         except ToolError as refusal:
             return {"error": str(refusal)}
+        except OverflowError:
+            return {"error": "a number is larger than 64 bits hold"}
 
     def _create(self, domain: Domain) -> None:
         if domain.name not in self._domains:  # tables come with the first use: most calls touch one domain
