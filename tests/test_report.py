@@ -212,3 +212,9 @@ def test_environment_names_versions_and_machine() -> None:
 def test_reading_a_report_does_not_import_torch() -> None:
     code = "import sys, sagetune.report; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(Path(report.__file__).parents[1])})
+
+
+def test_a_change_too_small_for_three_digits_does_not_read_as_none() -> None:
+    written = [report.format_delta(value, "number") for value in (0.0, 0.0004, -0.00004, 0.0005, -1.25)]
+    assert written == ["+0.000", "+4e-04", "-4e-05", "+0.001", "-1.250"]
+    assert report.format_delta(-0.031, "share") == "-3.1 pt"

@@ -314,8 +314,10 @@ def format_figure(value: float, form: str, interval: list[float] | None = None) 
 
 
 def format_delta(value: float, form: str) -> str:
-    """A change with its sign: in percentage points for a share."""
-    return f"{value:+.3f}" if form == "number" else f"{value * 100:+.1f} pt"
+    """A change with its sign: in percentage points for a share. A small number keeps one digit: +0.000 is no change."""
+    if form != "number":
+        return f"{value * 100:+.1f} pt"
+    return f"{value:+.3f}" if abs(value) >= 5e-4 or value == 0 else f"{value:+.0e}"
 
 
 def format_field(value: Any) -> str:
