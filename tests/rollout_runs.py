@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
+from sagetune.adapters import add_adapter
 from sagetune.chat import prepare_tokenizer, prompt_ids
 from sagetune.config import (
+    AdapterConfig,
     AgentSFTConfig,
     EvaluationConfig,
     ModelConfig,
@@ -22,6 +24,8 @@ from sagetune.config import (
     WandbConfig,
 )
 from sagetune.embedded import tiny_model, tiny_tokenizer
+from sagetune.models import load_model
+from sagetune.rollouts.roles import Roles
 from sagetune.rollouts.rollout import Rollout
 
 FLOAT32 = ModelConfig(dtype="float32")
@@ -90,3 +94,18 @@ def rollout_run(base: str, data: str, folder: Path, algorithm: str, **given: Any
         "wandb": WandbConfig(mode="disabled"),
     }
     return RunConfig(sft=AgentSFTConfig(base, data, output_dir=folder, **sft), **(options | groups))
+
+
+def make_roles(base: str, *, has_value: bool = True, start: Path | None = None) -> Roles:
+    torch.manual_seed(0)
+    sft = AgentSFTConfig(base, "agent_sft:train", lora_r=4)
+    model = add_adapter(load_model(base, FLOAT32), sft, AdapterConfig())
+    return Roles(model.eval(), start=start, has_value=has_value, seed=0)
+
+
+def fill(roles: Roles, role: str, size: float = 0.3) -> None:
+    """Move the role's parameters away from where they start."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in roles.trained[role].values():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))

@@ -384,17 +384,6 @@ def test_what_cannot_be_mixed_is_told(make_run: MakeRun) -> None:
         AgentSFTTrainer(run)
 
 
-def test_own_data_that_no_mixture_reads_are_not_left_out_unheard(make_run: MakeRun, tmp_path: Path) -> None:
-    path = tmp_path / "own.jsonl"
-    path.write_text(json.dumps({"messages": [{"role": role, "content": "x"} for role in ("user", "assistant")]}) + "\n")
-    run = short(make_run)
-    run.sft.train_data = str(path)
-    with pytest.raises(ValueError, match=rf"sft\.train_data: {path} would not be trained on.*mixture\.sources\."):
-        AgentSFTTrainer(run)
-    run.mixture.sources["general"] = str(path)
-    AgentSFTTrainer(run)
-
-
 def test_a_strategy_that_goes_by_no_weights_leaves_no_eta_unheard() -> None:
     sources = {"timing": "a.jsonl", "general": "b.jsonl"}
     given: Any = {"use": True, "weights": dict.fromkeys(sources, 1.0), "sources": sources, "eta": 0.2}

@@ -14,24 +14,21 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from rollout_runs import FLOAT32, bandit, base_folder, questions, rollout_run
+from rollout_runs import FLOAT32, bandit, base_folder, fill, make_roles, questions, rollout_run
 from sagetune import world
-from sagetune.adapters import add_adapter
 from sagetune.chat import IGNORE_INDEX, prompt_ids
-from sagetune.config import AdapterConfig, AgentSFTConfig, GRPOConfig, PPOConfig, RolloutConfig
+from sagetune.config import GRPOConfig, PPOConfig, RolloutConfig
 from sagetune.evaluation.calls import render_reply
 from sagetune.models import load_model, load_tokenizer
 from sagetune.objectives.ppo import masked_mean
 from sagetune.rollouts.acting import act, task_of
 from sagetune.rollouts.algorithms import GRPO, PPO
 from sagetune.rollouts.experience import Experience, look_back
-from sagetune.rollouts.record import RolloutFile
 from sagetune.rollouts.rewards import checked, reward_of
 from sagetune.rollouts.roles import POLICY, REFERENCE, VALUE, Roles
 from sagetune.rollouts.rollout import Rollout, rows_of
 from sagetune.trajectories import local
 from sagetune.trajectories.local import Drawn
-from sagetune.trajectories.record import AgentTrajectory, load_trajectories, to_line
 from sagetune.trajectories.tasks import as_task
 
 CPU = torch.device("cpu")
@@ -45,21 +42,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def tokenizer(base: str) -> Any:
     return load_tokenizer(base, FLOAT32)
-
-
-def make_roles(base: str, *, has_value: bool = True, start: Path | None = None) -> Roles:
-    torch.manual_seed(0)
-    sft = AgentSFTConfig(base, "agent_sft:train", lora_r=4)
-    model = add_adapter(load_model(base, FLOAT32), sft, AdapterConfig())
-    return Roles(model.eval(), start=start, has_value=has_value, seed=0)
-
-
-def fill(roles: Roles, role: str, size: float = 0.3) -> None:
-    """Move the role's parameters away from where they start."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in roles.trained[role].values():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
 
 
 def planning_tasks(num: int) -> list[Any]:
@@ -394,24 +376,6 @@ def test_a_reward_that_is_not_finite_names_its_task(experience: tuple[Roles, Exp
     with pytest.raises(ValueError, match="the reward of task pick is nan, got from reward_fn"):
         reward_of(lambda _: float("nan"), None, CPU)(experience[1].rollouts)
     assert [checked(rollout) for rollout in experience[1].rollouts] == [0.0] * 8
-
-
-# The file
-
-
-@pytest.mark.parametrize("cut", ["", '{"task_id": "\u00e9'])
-def test_a_file_of_rollouts_is_rewound_whatever_was_said_and_wherever_it_was_cut(cut: str, tmp_path: Path) -> None:
-    """U+2028 and U+0085 end a line for str.splitlines, and a kill can leave half a character."""
-    said = [{"role": "assistant", "content": "one\u2028two\u0085three"}]
-    lines = [
-        to_line(AgentTrajectory(f"t{update}", "", [], messages=said, figures={"update": update}))  # type: ignore[arg-type]
-        for update in (1, 2, 3)
-    ]
-    path = tmp_path / "rollouts.jsonl"
-    path.write_bytes("".join([*lines, cut]).encode()[: -1 if cut else None])
-    RolloutFile(path).rewind(2)
-    assert path.read_text(encoding="utf-8") == "".join(lines[:2])
-    assert [one.messages for one in load_trajectories(path)] == [said, said]
 
 
 # Algorithms

@@ -7,13 +7,15 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sagetune.config import BudgetConfig, MixtureConfig, RunConfig
 from sagetune.formats import to_openai
-from sagetune.sources import FAMILY_SHARES, check_reference, in_split, load
+from sagetune.sources import FAMILY_SHARES, check_reference, check_run, in_split, load
 
 
 def record(text: str, **more: Any) -> dict[str, Any]:
@@ -134,6 +136,13 @@ def test_a_record_keeps_its_split_when_the_file_grows_or_is_sorted_anew(tmp_path
     assert load(f"{after}:train", num_samples=3).samples == load(f"{after}:train", num_samples=None).samples[:3]
 
 
+def test_bad_records_are_counted_against_the_file_and_not_against_a_split_of_it(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [*(record(f"question {number}") for number in range(96)), "{", "{", "{"])
+    loaded = load(f"{path}:test", num_samples=None, on_error="skip")
+    assert 0 < len(loaded.samples) < 57, "three are more than 5 % of what the split has"
+    assert len(loaded.skipped) == 3
+
+
 def test_a_split_without_a_record_is_refused(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [record("one")])
     for split in sorted(("train", "dev", "test"), key=lambda split: not in_split(record("one")["messages"], split))[1:]:
@@ -170,3 +179,14 @@ def test_checking_a_reference_loads_no_heavy_library() -> None:
     code = "import sys, sagetune.sources as s; s.check_reference('agent_sft:train'); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "datasets", "pandas"} & set(modules)
+
+
+def test_own_data_that_a_mixture_does_not_read_are_refused(make_run: Callable[..., RunConfig], tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "own.jsonl", [record("one")])
+    run = make_run(train_data=path, budget=BudgetConfig(train_samples=4))
+    sources = {"timing": "agent_benchmark:timing:train", "general": "agent_benchmark:general:train"}
+    run.mixture = MixtureConfig(use=True, weights=dict.fromkeys(sources, 0.5), sources=sources)
+    with pytest.raises(ValueError, match=rf"sft\.train_data: {path} would not be trained on.*mixture\.sources\."):
+        check_run(run)
+    run.mixture.sources["general"] = path
+    check_run(run)

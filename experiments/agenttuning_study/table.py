@@ -105,17 +105,21 @@ def main(work: Path) -> None:
             for name in paired
         ],
     )
+    print_costs(by_variant)
+    draw(by_variant)
+
+
+def print_costs(by_variant: dict[str, list[Row]]) -> None:
     print("\nWhat it costs:\n")
     names = ("steps", "tokens", "supervised_tokens", "train_seconds")
     markdown(
         ("trained on", *(name.replace("_", " ") for name in names)),
         [
-            (name, *(f"{statistics.mean(values(some, one)):.0f}" for one in names))
+            (name, *(f"{statistics.mean(row[one] for row in some):.0f}" for one in names))
             for name, some in by_variant.items()
             if name != "untouched"
         ],
     )
-    draw(by_variant)
 
 
 def draw(by_variant: dict[str, list[Row]]) -> None:

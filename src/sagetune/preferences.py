@@ -59,6 +59,7 @@ def load_pairs(reference: str, *, num_pairs: int | None, on_error: str = "raise"
     pairs: list[Pair] = []
     runs: list[AgentTrajectory] = []
     skipped: list[str] = []
+    num_good = 0
     file, split = file_and_split(reference)
     for entry in entries_of(file):
         if len(pairs) == num_pairs:
@@ -70,6 +71,7 @@ def load_pairs(reference: str, *, num_pairs: int | None, on_error: str = "raise"
                 raise ValueError(f"{entry.place}: {error}") from error
             skipped.append(f"{entry.place}: {error}")
             continue
+        num_good += 1
         asked = found.chosen["messages"] if isinstance(found, Pair) else messages_of(found)
         if split is not None and not in_split(asked, split):
             continue
@@ -77,7 +79,7 @@ def load_pairs(reference: str, *, num_pairs: int | None, on_error: str = "raise"
             pairs.append(found)
         else:
             runs.append(found)
-    check_skipped(len(pairs) + len(runs), skipped)
+    check_skipped(num_good, skipped)
     pairs = _named_apart([*pairs, *pairs_of_runs(runs)][:num_pairs])
     if not pairs:
         raise ValueError(f"data {reference!r}: {_why_none(runs)}")

@@ -29,10 +29,10 @@ from sagetune.sample import Message, Sample
 FAMILY_SHARES = {"tool_selection": 35, "planning": 30, "timing": 20, "general": 15}  # percent
 FILE_SPLITS = {"train": (0, 80), "dev": (80, 90), "test": (90, 100)}  # percent of what is asked
 MAX_SKIPPED_SHARE = 0.05
-FORMS = "agent_sft:<split>, agent_benchmark:<family>:<split>, hf:<owner>/<name>:<split>, or a path to " + ", ".join(
-    SUFFIXES
+FORMS = (
+    "agent_sft:<split>, agent_benchmark:<family>:<split>, hf:<owner>/<name>:<split>, or a path to "
+    f"{', '.join(SUFFIXES)}, or such a path with :{', :'.join(FILE_SPLITS)}"
 )
-FORMS += f", or such a path with :{', :'.join(FILE_SPLITS)}"
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ def _read(
     num_samples: int | None,
 ) -> Loaded:
     samples: dict[str, Sample] = {}
-    skipped = []
+    skipped, num_good = [], 0
     for entry in entries:
         if len(samples) == num_samples:
             break
@@ -337,12 +337,13 @@ def _read(
                 raise ValueError(f"{entry.place}: {error}") from error
             skipped.append(f"{entry.place}: {error}")
             continue
+        num_good += 1
         if split is not None and not in_split(sample["messages"], split):
             continue
         if sample["id"] in samples:
             sample["id"] += f"@{entry.default_id}"
         samples[sample["id"]] = sample
-    check_skipped(len(samples), skipped)
+    check_skipped(num_good, skipped)
     return Loaded(list(samples.values()), skipped)
 
 

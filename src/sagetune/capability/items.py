@@ -21,7 +21,7 @@ from sagetune.evaluation.scoring.verdict import Scored, judged, unreadable
 from sagetune.formats.bfcl import ANY_CALL, to_bfcl
 from sagetune.formats.decoding import NO_CALL
 from sagetune.sample import FunctionCall, Message, Sample
-from sagetune.trajectories.environment import AgentTask, StepResult, WorldEnvironment
+from sagetune.trajectories.environment import AgentTask, WorldEnvironment, one_reply
 from sagetune.trajectories.record import AgentTrajectory, own_messages
 
 BFCL_ID = re.compile(rf"(live_)?({'|'.join(CATEGORIES)})(_python)?_\d+(-\d+)*")
@@ -44,33 +44,6 @@ class Item:
     gold: str
     should_call: bool | None = None
     choices: tuple[str, ...] = ()
-
-
-class OneReply:
-    """A conversation that the agent's next message ends; calls lead nowhere."""
-
-    def __init__(self, messages: list[Message], tools: list[dict[str, Any]]) -> None:
-        self._messages = messages
-        self._tools = tools
-
-    @property
-    def tools(self) -> list[dict[str, Any]]:
-        return self._tools
-
-    def reset(self) -> list[Message]:
-        return list(self._messages)
-
-    def step(self, call: Any) -> StepResult:
-        return StepResult("", done=True)
-
-    def reply(self, content: str) -> str | None:
-        return None
-
-    def score(self, messages: list[Message]) -> float:
-        return 0.0  # judged afterwards, from the record
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def item_of(capability: str, sample: Sample) -> Item:
@@ -103,14 +76,6 @@ def reply_of(trajectory: AgentTrajectory) -> Reply:
         return Reply("", [], trajectory.error or "no reply")
     calls = [call["function"] for turn in turns for call in turn.get("tool_calls", [])]
     return Reply(turns[-1]["content"], calls, None)
-
-
-def one_reply(
-    item_id: str, family: str, messages: list[Message], tools: list[dict[str, Any]], gold: Message
-) -> AgentTask:
-    """A task that is over with the agent's next message."""
-    asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
-    return AgentTask(item_id, asked, lambda: OneReply(messages, tools), family, (gold,))
 
 
 def question(

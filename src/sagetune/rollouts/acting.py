@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from torch import nn
@@ -13,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from sagetune.config import RunConfig
 from sagetune.config.trajectories import CollectorConfig
 from sagetune.rollouts.rollout import Rollout
-from sagetune.sample import Message, Sample
+from sagetune.sample import Sample
 from sagetune.trajectories.agents import Agent
 from sagetune.trajectories.collector import CollectionBroken, TrajectoryCollector
-from sagetune.trajectories.environment import AgentTask, StepResult
+from sagetune.trajectories.environment import AgentTask, one_reply
 from sagetune.trajectories.episode import BadReply, Episode
 from sagetune.trajectories.local import Drawn, LocalAgent
 from sagetune.trajectories.record import AgentTrajectory
@@ -24,34 +23,6 @@ from sagetune.trajectories.runs import Key
 from sagetune.trajectories.tasks import as_task
 
 TOO_LONG = "raise sft.max_seq_length or leave the task out"
-
-
-class OneReply:
-    """A conversation up to its first reply, which the agent writes; nothing answers, and nothing judges."""
-
-    def __init__(self, sample: Sample) -> None:
-        self._sample = sample
-
-    @property
-    def tools(self) -> list[dict[str, Any]]:
-        return self._sample["tools"]
-
-    def reset(self) -> list[Message]:
-        messages = self._sample["messages"]
-        first = next(place for place, message in enumerate(messages) if message["role"] == "assistant")
-        return list(messages[:first])
-
-    def step(self, call: Any) -> StepResult:
-        return StepResult("", done=True)
-
-    def reply(self, content: str) -> str | None:
-        return None
-
-    def score(self, messages: list[Message]) -> float:
-        return 0.0
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def task_of(sample: Sample, *, judged: bool) -> AgentTask:
@@ -67,8 +38,9 @@ def task_of(sample: Sample, *, judged: bool) -> AgentTask:
             f"(agent_sft:<split>, agent_benchmark:<family>:<split>) have a checker; set rl.reward_model, or give "
             f"AgentRLTrainer a reward_fn"
         )
-    users = [message["content"] for message in sample["messages"] if message["role"] == "user"]
-    return AgentTask(sample["id"], users[0] if users else "", lambda: OneReply(sample), sample["task"])
+    messages = sample["messages"]
+    first = next(place for place, message in enumerate(messages) if message["role"] == "assistant")
+    return one_reply(sample["id"], sample["task"], messages[:first], sample["tools"], messages[first])
 
 
 class Recorder:

@@ -85,3 +85,38 @@ class WorldEnvironment:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class OneReply:
+    """A conversation that the agent's next message ends; calls lead nowhere."""
+
+    def __init__(self, messages: list[Message], tools: list[dict[str, Any]]) -> None:
+        self._messages = messages
+        self._tools = tools
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        return self._tools
+
+    def reset(self) -> list[Message]:
+        return list(self._messages)
+
+    def step(self, call: Any) -> StepResult:
+        return StepResult("", done=True)
+
+    def reply(self, content: str) -> str | None:
+        return None
+
+    def score(self, messages: list[Message]) -> float:
+        return 0.0  # judged afterwards, from the record
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def one_reply(
+    item_id: str, family: str, messages: list[Message], tools: list[dict[str, Any]], gold: Message
+) -> AgentTask:
+    """A task that is over with the agent's next message."""
+    asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
+    return AgentTask(item_id, asked, lambda: OneReply(messages, tools), family, (gold,))
