@@ -96,11 +96,11 @@ def rollout_run(base: str, data: str, folder: Path, algorithm: str, **given: Any
     return RunConfig(sft=AgentSFTConfig(base, data, output_dir=folder, **sft), **(options | groups))
 
 
-def make_roles(base: str, *, has_value: bool = True, start: Path | None = None) -> Roles:
+def make_roles(base: str, *, has_value: bool = True) -> Roles:
     torch.manual_seed(0)
     sft = AgentSFTConfig(base, "agent_sft:train", lora_r=4)
     model = add_adapter(load_model(base, FLOAT32), sft, AdapterConfig())
-    return Roles(model.eval(), start=start, has_value=has_value, seed=0)
+    return Roles(model.eval(), start=None, has_value=has_value, seed=0)
 
 
 def fill(roles: Roles, role: str, size: float = 0.3) -> None:
