@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from sagetune.config import AgentSFTConfig, BudgetConfig, ModelConfig
 from sagetune.formats import from_openai
 from sagetune.inspection import FAULTS, MEANINGS, find, length_histogram, num_supervised, segments
 from sagetune.models import load_tokenizer
+from sagetune.pair_doctor import FAULTS as MEANINGS_OF_PAIRS
 
 USER = {"role": "user", "content": "Rome?"}
 TOOLS = [
@@ -137,6 +139,34 @@ def test_samples_that_cannot_train_exit_with_1(tmp_path: Path, capsys: pytest.Ca
 def test_data_that_cannot_be_read_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor(config(write(tmp_path / "a.jsonl", [{"messages": [USER]}]))) == 2
     assert "a.jsonl:1: messages: has no assistant message" in capsys.readouterr().err
+
+
+def test_pairs_are_looked_at_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The loss covers what follows the prompt; which side is longer is told, since a policy can win by that alone."""
+    pair = {"prompt": "Rome?", "chosen": "21 C.", "rejected": "It is rather warm there."}
+    assert doctor(config(write(tmp_path / "a.jsonl", [pair, {**pair, "rejected": "Hot."}]))) == 0
+    out = capsys.readouterr().out
+    assert "2 pairs; the chosen reply is the longer one in 1 (" in out
+    assert "⟦21 C.<|im_end|>⟧" in out
+    assert "⟦It is rather warm there.<|im_end|>⟧" in out
+    assert "no findings" in out  # that both pairs prefer the same reply is no repetition
+
+
+def test_pairs_that_teach_nothing_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same = {"id": "same", "prompt": "Rome?", "chosen": "21 C.", "rejected": "21 C."}
+    assert doctor(config(write(tmp_path / "a.jsonl", [same]))) == 1
+    assert f"no_preference: 1  {MEANINGS_OF_PAIRS['no_preference']}\n  same" in capsys.readouterr().out
+    turns = [USER, ANSWER, {"role": "user", "content": "a" * 90}]  # fits without its first exchange
+    assert doctor(config(write(tmp_path / "b.jsonl", [{"prompt": turns, "chosen": "yes", "rejected": "no"}]))) == 1
+    out = capsys.readouterr().out
+    assert f"too_long: 2  {MEANINGS['too_long']}" in out
+    assert "nothing to train on" in out
+
+
+def test_what_pairs_have_not_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "a.jsonl", [{"prompt": "Rome?", "chosen": "21 C.", "rejected": "Hot."}])
+    assert doctor(dataclasses.replace(config(path), output=str(tmp_path / "clean.jsonl"))) == 2
+    assert "output is for conversations, and" in capsys.readouterr().err
 
 
 def test_the_command_composes_its_groups(tmp_path: Path) -> None:

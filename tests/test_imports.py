@@ -55,6 +55,7 @@ ORDER = [
         "plots",
         "trajectories",
         "preferences",
+        "pair_doctor",
         "rollouts",
         "capability",
         "runfolder",

@@ -102,11 +102,16 @@ def segments(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[tuple
     return [(tokenizer.decode(run), marked) for marked, run in runs]
 
 
+def said(sample: Sample) -> str:
+    """What the sample says, without ids: equal for equal conversations with equal tools."""
+    return _key([[_said(message) for message in sample["messages"]], sample["tools"]])
+
+
 def _repeats(sample: Sample, conversations: dict[str, str], replies: dict[str, tuple[str, str]]) -> Iterator[Finding]:
     """A duplicate or a contradiction; `conversations` and `replies` remember the earlier samples."""
     messages = [_said(message) for message in sample["messages"]]
     last = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
-    whole = _key([messages, sample["tools"]])
+    whole = said(sample)
     prompt, reply = _key([messages[:last], sample["tools"]]), _key(messages[last])
     if whole in conversations:
         yield Finding("duplicate", sample["id"], f"equals {conversations[whole]}")

@@ -17,7 +17,7 @@ from sagetune.encoding_store import encode_once
 from sagetune.formats.openai import from_openai
 from sagetune.record_files import decode
 from sagetune.sample import Message, Sample, check_sample
-from sagetune.sources import check_skipped, entries_of, file_and_split, in_split
+from sagetune.sources import check_skipped, endless, entries_of, file_and_split, in_split
 from sagetune.trajectories.filter import successes_and_failures
 from sagetune.trajectories.record import AgentTrajectory, from_dict, messages_of, own_messages
 
@@ -84,6 +84,18 @@ def load_pairs(reference: str, *, num_pairs: int | None, on_error: str = "raise"
     if not pairs:
         raise ValueError(f"data {reference!r}: {_why_none(runs)}")
     return LoadedPairs(pairs, skipped)
+
+
+def holds_pairs(reference: str) -> bool:
+    """Whether the first record of a reference is a pair; runs, which may be paired, are conversations as well."""
+    if endless(reference):
+        return False
+    entry = next(iter(entries_of(file_and_split(reference)[0])), None)
+    try:
+        record = None if entry is None else decode(entry.record)
+    except ValueError:  # whoever reads the file says what is wrong with it
+        return False
+    return isinstance(record, dict) and all(side in record for side in SIDES)
 
 
 def read(record: Any, default_id: str) -> Pair | AgentTrajectory:

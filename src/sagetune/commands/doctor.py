@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from sagetune.config import AgentSFTConfig, BudgetConfig, DataConfig, Evaluation
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sagetune.chat import Encoded, EncodingReport
+    from sagetune.chat import Encoded, EncodingReport, Unfit
     from sagetune.inspection import Bin, Finding
     from sagetune.sample import Sample
 
@@ -105,11 +106,14 @@ def diagnose(config: DoctorConfig) -> Diagnosis:
     from sagetune import fireact_doctor, inspection
     from sagetune.chat import encode_all
     from sagetune.models import load_tokenizer
+    from sagetune.preferences import holds_pairs
     from sagetune.sources import load
 
     sft, data = config.sft, config.data
     if not set(config.drop) <= set(_meanings()):
         raise ValueError(f"drop must name kinds of findings, {', '.join(_meanings())}; got {', '.join(config.drop)}")
+    if holds_pairs(sft.train_data):
+        return _diagnose_pairs(config)
     evaluated = fireact_doctor.questions(Path(config.against)) if config.against is not None else None
     loaded = load(sft.train_data, num_samples=config.budget.train_samples, seed=data.seed, on_error=data.on_error)
     tokenizer = load_tokenizer(sft.base_model, config.model)
@@ -124,6 +128,31 @@ def diagnose(config: DoctorConfig) -> Diagnosis:
     runs = fireact_doctor.summary(loaded.samples, of_runs)
     summary = "\n".join(line for line in (_summary(encoded, report), runs) if line)
     return Diagnosis(sft.train_data, summary, bins, findings, shown, kept)
+
+
+def _diagnose_pairs(config: DoctorConfig) -> Diagnosis:
+    """`diagnose` for pairs of a better and a worse conversation, each side shown as a sample."""
+    from sagetune import inspection, pair_doctor
+    from sagetune.chat import encode_all
+    from sagetune.models import load_tokenizer
+    from sagetune.preferences import encode_pairs, load_pairs
+
+    sft, data = config.sft, config.data
+    for name in ("against", "output"):
+        if vars(config)[name] is not None:
+            raise ValueError(f"{name} is for conversations, and {sft.train_data} has pairs: leave it out")
+    loaded = load_pairs(sft.train_data, num_pairs=config.budget.train_samples, on_error=data.on_error)
+    tokenizer = load_tokenizer(sft.base_model, config.model)
+    sides = [side for pair in loaded.pairs for side in (pair.chosen, pair.rejected)]
+    _, report = encode_all(sides, tokenizer, sft.max_seq_length)
+    cut = [_too_long(name) for name in report.truncated]
+    whole = dataclasses.replace(report, truncated=[], unfit=report.unfit + cut)
+    encoded, _ = encode_pairs(loaded.pairs, tokenizer, sft.max_seq_length)
+    findings = pair_doctor.find(loaded.pairs) + _of_encoding(whole)
+    findings += [inspection.Finding("skipped", "", line) for line in loaded.skipped]
+    shown = [(side.sample_id, inspection.segments(side, tokenizer)) for side in encoded[: 2 * config.show]]
+    summary = "\n".join(line for line in (_summary(encoded, whole), pair_doctor.summary(encoded)) if line)
+    return Diagnosis(sft.train_data, summary, inspection.length_histogram(encoded), findings, shown, [])
 
 
 def show(diagnosis: Diagnosis, console: Console) -> None:
@@ -170,6 +199,12 @@ def _of_encoding(report: EncodingReport) -> list[Finding]:
     return cut + [Finding(unfit.reason, unfit.sample_id, unfit.detail) for unfit in report.unfit]
 
 
+def _too_long(name: str) -> Unfit:
+    from sagetune.chat import Unfit
+
+    return Unfit(name, "too_long", "a pair is not shortened: its sides would no longer answer to one prompt")
+
+
 def _summary(encoded: list[Encoded], report: EncodingReport) -> str:
     from sagetune.inspection import num_supervised
 
@@ -200,9 +235,9 @@ def _show_findings(findings: list[Finding], console: Console) -> None:
 
 
 def _meanings() -> dict[str, str]:
-    from sagetune import fireact_doctor, inspection
+    from sagetune import fireact_doctor, inspection, pair_doctor
 
-    return inspection.MEANINGS | fireact_doctor.FAULTS | fireact_doctor.NOTES
+    return inspection.MEANINGS | fireact_doctor.FAULTS | fireact_doctor.NOTES | pair_doctor.FAULTS
 
 
 def _write_samples(path: Path, samples: list[Sample]) -> None:
