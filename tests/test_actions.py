@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from sagetune.config import EvaluationConfig, ModelConfig
 from sagetune.evaluation.actions import (
+    ActionScore,
     decision_points,
     evaluate_actions,
+    num_cut_off,
+    read_cut_off,
     score_action,
     summarize,
 )
@@ -133,6 +136,24 @@ def test_every_assistant_turn_with_a_loss_is_a_decision_on_the_true_history() ->
     assert [item.id for item in items] == ["s#1", "s#4"]
     assert items[1].messages == SAMPLE["messages"][:4]
     assert items[1].gold == SAMPLE["messages"][4]
+
+
+def test_a_reply_that_does_not_end_has_decided_nothing() -> None:
+    """Rambling until it is cut off is not the decision to call nothing; a call that stands there was one."""
+    held_back = score_action({"role": "assistant", "content": "Which day?"}, read_cut_off("Well, let me think about"))
+    assert held_back == ActionScore(False, False, False, parse_failure=True, abstained=False)
+    called = assistant("", call("f"))
+    assert score_action(called, read_cut_off(render_reply(called))).exact_match
+    assert read_cut_off('<tool_call>{"name"').error == parse_reply('<tool_call>{"name"').error
+
+
+def test_the_experts_turns_that_no_model_can_write_are_counted() -> None:
+    """A turn takes its tokens and the stop token."""
+    tokenizer = load_tokenizer("embedded:tiny", ModelConfig())
+    longest = max(len(tokenizer.encode(render_reply(item.gold))) for item in decision_points([SAMPLE]))
+    assert num_cut_off([SAMPLE], tokenizer, longest + 1) == (0, 2)
+    assert num_cut_off([SAMPLE], tokenizer, longest) == (1, 2)
+    assert num_cut_off([], tokenizer, longest) == (0, 0)
 
 
 def test_evaluate_actions_reports_each_decision() -> None:

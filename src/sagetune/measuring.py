@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sagetune.chat import Encoded
 from sagetune.config import RunConfig
-from sagetune.evaluation.actions import evaluate_actions
+from sagetune.evaluation.actions import evaluate_actions, num_cut_off
 from sagetune.evaluation.tokens import over, sample_sums
 from sagetune.sample import Sample
 
@@ -50,6 +50,7 @@ def measure(
     scored = time.perf_counter()
     actions = None
     if benchmark:
+        _tell_cut_off(run, tokenizer, benchmark, console)
         with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
             task = progress.add_task(f"actions {when}", total=None)
             actions = evaluate_actions(
@@ -57,6 +58,16 @@ def measure(
             ).to_dict()
     seconds = {"tokens": scored - started, "actions": time.perf_counter() - scored}
     return {"tokens": tokens, "actions": actions, "seconds": seconds}
+
+
+def _tell_cut_off(
+    run: RunConfig, tokenizer: PreTrainedTokenizerBase, benchmark: Sequence[Sample], console: Console
+) -> None:
+    limit = run.evaluation.max_new_tokens
+    num, total = num_cut_off(benchmark, tokenizer, limit)
+    if num:
+        long = f"{num} of {total} expert's turns of evaluation.data are longer than evaluation.max_new_tokens={limit}"
+        console.print(f"{long}: no model can write them, so raise it", markup=False, soft_wrap=True)
 
 
 def measure_tokens(

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sagetune.chat import prompt_ids
+from sagetune.chat import prompt_ids, stop_token_ids
 from sagetune.config import EvaluationConfig
 from sagetune.evaluation.calls import Reply, canonical, parse_reply, render_reply
 from sagetune.evaluation.scoring.intervals import Rate, wilson
@@ -66,7 +66,7 @@ class ActionReport:
     decision_accuracy: Rate
     """Called where the expert calls and held back where not, over all."""
     parse_failure_rate: Rate
-    """Replies that cannot be read, over all. They are wrong in every other figure."""
+    """Replies that cannot be read, or were cut off before any call, over all. They are wrong in every other figure."""
     by_task: dict[str, Any]
     """The five rates of each task."""
     items: list[dict[str, Any]]
@@ -101,13 +101,32 @@ def evaluate_actions(
         prompts,
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
+        keep_stop=True,
         on_progress=on_progress,
     )
+    stops = stop_token_ids(tokenizer)
     rows = []
     for item, prompt, tokens in zip(items, prompts, generated, strict=True):
-        prompt_text = tokenizer.decode(prompt)
-        rows.append(_row(item, prompt_text[-PROMPT_TAIL:], tokenizer.decode(tokens)))
+        ended = bool(tokens) and tokens[-1] in stops
+        text = tokenizer.decode(tokens[:-1] if ended else tokens)
+        reply = parse_reply(text) if ended else read_cut_off(text)
+        rows.append(_row(item, tokenizer.decode(prompt)[-PROMPT_TAIL:], text, reply))
     return summarize(rows)
+
+
+def num_cut_off(samples: Iterable[Sample], tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> tuple[int, int]:
+    """How many of the expert's turns `max_new_tokens` would cut off, and how many there are."""
+    items = decision_points(samples)
+    turns = [tokenizer.encode(render_reply(item.gold), add_special_tokens=False) for item in items]
+    return sum(len(turn) + 1 > max_new_tokens for turn in turns), len(items)  # and the stop token
+
+
+def read_cut_off(text: str) -> Reply:
+    """`parse_reply` of a reply that did not end: without a call in it, nobody knows whether one was to come."""
+    reply = parse_reply(text)
+    if reply.error is None and not reply.calls:
+        return Reply(reply.content, [], "cut off by evaluation.max_new_tokens, with no call so far")
+    return reply
 
 
 def decision_points(samples: Iterable[Sample]) -> list[ActionItem]:
@@ -163,8 +182,7 @@ def _rates(rows: list[dict[str, Any]]) -> dict[str, Rate]:
     }
 
 
-def _row(item: ActionItem, prompt: str, text: str) -> dict[str, Any]:
-    reply = parse_reply(text)
+def _row(item: ActionItem, prompt: str, text: str, reply: Reply) -> dict[str, Any]:
     return {
         "id": item.id,
         "task": item.task,
