@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from forked import Forked
+from sagetune.commands import overrides_last
 from sagetune.config import CONF_DIR
 from wandb_offline import read_offline_run
 
@@ -98,6 +99,13 @@ def test_an_unknown_command_lists_the_known_ones() -> None:
     assert code == 2
     assert "train" in text
     assert "doctor" in text
+
+
+def test_flags_may_stand_between_the_overrides() -> None:
+    given = ["method=dora", "--config-dir", "a=b", "-m", "seed=0,1", "--cfg", "job", "~wandb.group", "-cd=x=y"]
+    told = ["--config-dir", "a=b", "-m", "--cfg", "job", "-cd=x=y", "method=dora", "seed=0,1", "~wandb.group"]
+    assert overrides_last(given) == told
+    assert overrides_last([]) == []
 
 
 def test_the_command_line_beats_the_method_and_the_experiment() -> None:

@@ -274,13 +274,16 @@ def _stated(path: Path) -> Fields:
     missing = [place for place in STATED if not _has(stated, place)]
     for switch, places in STATED_WITH.items():
         group, key = PLACES[switch].split(".")
-        if not missing and stated.get(group, {}).get(key):
+        if stated.get(group, {}).get(key):
             missing += [place for place in places if not _has(stated, place)]
+    wrong = []
     if missing:
-        raise ValueError(f"{', '.join(missing)}: not stated; a method file states every field that defines the method")
-    name, stem = str(stated["method"]["id"]), path.stem
-    if option_of(name) != stem:
-        raise ValueError(f"method.id must be {stem} as the file, or that behind a prefix, X1_{stem}; got {name!r}")
+        wrong.append(f"{', '.join(missing)}: not stated; a method file states every field that defines the method")
+    name, stem = stated.get("method", {}).get("id"), path.stem
+    if name is not None and option_of(str(name)) != stem:
+        wrong.append(f"method.id must be {stem} as the file, or that behind a prefix, X1_{stem}; got {name!r}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
     return stated
 
 

@@ -16,13 +16,15 @@ COMMANDS = {
     "sync": "send what was logged offline to Weights & Biases",
 }
 """Name, which is that of a file here, and purpose."""
+FOLDER_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--experimental-rerun")
+"""Flags whose value may hold a `=`, as overrides do."""
 
 
 def main() -> None:
     """Run `sagetune <command> ...`; exit code 2 for a command that does not exist."""
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
     if asked in COMMANDS:
-        sys.argv = [f"{sys.argv[0]} {asked}", *sys.argv[2:]]
+        sys.argv = [f"{sys.argv[0]} {asked}", *overrides_last(sys.argv[2:])]
         import_module(f"sagetune.commands.{asked}").main()
         return
     lines = [f"  sagetune {name:8s} {purpose}" for name, purpose in COMMANDS.items()]
@@ -32,3 +34,14 @@ def main() -> None:
         return
     print(f"sagetune: unknown command {asked!r}\n{usage}" if asked else usage, file=sys.stderr)
     sys.exit(2)
+
+
+def overrides_last(arguments: list[str]) -> list[str]:
+    """The arguments with all overrides in a row: argparse refuses those that follow a flag that follows others."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    for place, argument in enumerate(arguments):
+        is_value = place > 0 and arguments[place - 1] in FOLDER_FLAGS
+        is_override = not argument.startswith("-") and ("=" in argument or argument.startswith("~")) and not is_value
+        (overrides if is_override else flags).append(argument)
+    return flags + overrides
