@@ -68,10 +68,15 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("stream", ["sequential", "shuffled"])
-def test_a_ratio_of_zero_is_the_baseline_bit_for_bit(stream: str, stream_run: Callable[..., RunConfig]) -> None:
+def test_a_ratio_of_zero_is_the_baseline_bit_for_bit_and_says_that_it_does_nothing(
+    stream: str, stream_run: Callable[..., RunConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
     plain, _ = trained(stream_run(stream))
+    assert "replayed" not in capsys.readouterr().err
     without, _ = trained(stream_run(stream, use_online_continual=True, continual_replay_ratio=0.0))
+    assert "continual: not one sample was replayed" in capsys.readouterr().err
     replaying, _ = trained(stream_run(stream, use_online_continual=True, continual_replay_ratio=0.5))
+    assert "replayed" not in capsys.readouterr().err
     assert equal(plain, without)
     assert not equal(plain, replaying)
 

@@ -97,10 +97,11 @@ def options_of_method(name: str) -> tuple[str, CoresetConfig]:
 
 @pytest.mark.parametrize("method", ["coreset_loss", "coreset_diversity", "coreset_hybrid"])
 def test_a_target_as_large_as_the_pool_is_the_baseline(
-    method: str, make_run: MakeRun, baseline: dict[str, Tensor]
+    method: str, make_run: MakeRun, baseline: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
     strategy, options = options_of_method(method)
     assert equal(trained(selecting(make_run, strategy, options, coreset_target_size=32))[0], baseline)
+    assert "coreset: all 32 samples are taken, so nothing is selected" in capsys.readouterr().err
 
 
 def test_selecting_is_not_counted_as_training(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:

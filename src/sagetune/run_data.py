@@ -123,8 +123,8 @@ class RunData:
             )
         self.counts[use] |= {"reference": ", ".join(part.reference for part in parts), "skipped": skipped}
         for part in parts:
-            if part.task is None and part.limit == len(samples) + skipped and ":" not in part.reference:
-                advice = f"budget.{use}_samples={part.limit} takes the first records; null takes all"
+            if part.task is None and part.limit == len(samples) + skipped and not sources.endless(part.reference):
+                advice = f"the first {part.limit} records, as budget.{use}_samples says; null takes all"
                 self._console.print(f"{part.reference}: {advice}", markup=False, soft_wrap=True)
         return encoded
 

@@ -38,6 +38,11 @@ from sagetune.training_set import Selections, TrainingPool, select_from, steps_w
 from sagetune.trajectories.local import LocalAgent, local_agent
 from sagetune.trajectories.stage import gathered
 
+NOTHING_REPLAYED = (
+    "continual: not one sample was replayed: the run was too short for sft.continual_replay_ratio, or every earlier "
+    "sample was in the step already; more steps or a higher ratio make it replay"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
@@ -171,6 +176,8 @@ class AgentSFTTrainer:
         self.save_model(folder.model)
         if module.replayer is not None:
             write_json(folder.replay, module.replayer.record(module.sample_ids, list(pool.tasks())))
+            if not module.replayer.replayed:
+                self.console.print(NOTHING_REPLAYED, markup=False, soft_wrap=True)
         costs = selections.costs() if selections is not None else {}
         result = training_result(folder, module.trained_parameters(), self.data.counts, clock.seconds, costs)
         write_json(folder.training, result.to_dict())

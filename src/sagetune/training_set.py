@@ -80,6 +80,9 @@ def select_from(
     if unusable:
         console.print(f"{unusable} samples have figures that are not finite and are left out", markup=False)
     losses = selection.pool.figures.get("loss")
+    if len(selection.picks.indices) == len(pool.samples):
+        whole = f"coreset: all {len(pool.samples)} samples are taken, so nothing is selected; lower"
+        console.print(f"{whole} sft.coreset_target_size or coreset.share", markup=False, soft_wrap=True)
     entry = describe(run, pool, selection.picks, losses=losses, num_unusable=unusable) | {"epoch": epoch}
     tokens = {"forward_tokens": selection.forward_tokens, "reused_tokens": selection.reused_tokens}
     return entry | {"seconds": selection.seconds, **tokens}
