@@ -19,6 +19,7 @@ from sagetune import status
 from sagetune.comparison import write_comparison
 from sagetune.comparison.choosing import unequal_search
 from sagetune.comparison.comparison import Comparison, compare
+from sagetune.comparison.costs import equal_budget
 from sagetune.comparison.mirror import COLUMNS, mirror
 from sagetune.comparison.page import headlines_of
 from sagetune.comparison.verdicts import compare_items
@@ -282,6 +283,23 @@ def test_what_defines_a_method_is_no_disagreement(tmp_path: Path) -> None:
 def test_the_costs_of_the_method_are_apart_from_those_of_measuring(tmp_path: Path) -> None:
     cost = compare(sweep(tmp_path)).costs["G_dora"]
     assert (cost["seconds"], cost["seconds after_tokens"], cost["forward tokens"]) == (22.0, 1.0, 70)
+
+
+def test_figures_that_no_run_moves_take_one_line(tmp_path: Path) -> None:
+    """The one that verdicts go by keeps its tables, whatever it says."""
+    page = write_comparison(sweep(tmp_path)).read_text()
+    assert "Equal in every run: token accuracy 50.0 %, turns predicted whole 25.0 %." in page
+    assert "<summary>turns predicted whole" not in page
+    for place, right in enumerate(([1, 0], [0, 1])):
+        write_run(tmp_path / "level", (BASELINE, DORA)[place], 0, right=right)
+    assert "<summary>action exact match" in write_comparison(tmp_path / "level").read_text()
+
+
+def test_a_budget_that_differs_is_told_with_what_makes_it_equal() -> None:
+    spent = {"A_baseline": {"steps": 10, "tokens": 900.0}, "G_dora": {"steps": 12, "tokens": 905.0}}
+    (row,) = equal_budget(spent)
+    assert (row["budget"], row["values"]) == ("steps", {"A_baseline": 10, "G_dora": 12})
+    assert row["remedy"].startswith("budget.max_steps")
 
 
 def test_the_page_is_whole_and_the_same_again(tmp_path: Path) -> None:

@@ -9,6 +9,12 @@ from sagetune.comparison.runs import Run
 
 METHOD_STAGES = ("search", "train", "select", "collect", "mix")
 """Seconds of the method itself; the others measure."""
+REMEDIES = {
+    "steps": "budget.max_steps makes them equal where epochs do not end sooner",
+    "tokens": "they follow from the samples that a method trains on; look at the cost",
+    "supervised tokens": "budget.supervised_tokens makes them equal, to one step",
+}
+"""Budget -> what makes it equal."""
 Cost = dict[str, float]
 
 
@@ -42,12 +48,15 @@ def mean_cost(runs: Sequence[Run]) -> Cost:
 
 
 def equal_budget(costs: dict[str, Cost], tolerance: float = 0.02) -> list[dict[str, Any]]:
-    """Budgets that the variants do not share: name, variant -> mean, where the largest is beyond `tolerance` more."""
+    """Budgets that the variants do not share, where the largest is beyond `tolerance` more.
+
+    Of each its name, variant -> mean, and what makes it equal.
+    """
     found = []
-    for name in ("steps", "tokens", "supervised tokens"):
+    for name in REMEDIES:
         values = {variant: cost[name] for variant, cost in costs.items() if name in cost}
         if values and max(values.values()) > (1 + tolerance) * min(values.values()):
-            found.append({"budget": name, "values": values})
+            found.append({"budget": name, "values": values, "remedy": REMEDIES[name]})
     return found
 
 

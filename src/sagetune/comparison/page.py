@@ -11,7 +11,7 @@ from sagetune.comparison.choosing import unequal_search
 from sagetune.comparison.comparison import Comparison, compare, rows_of, tests, to_dict
 from sagetune.comparison.drawings import draw_costs, draw_differences, draw_losses
 from sagetune.comparison.figures import HEADLINES, Figure
-from sagetune.comparison.statistics import ALPHA
+from sagetune.comparison.statistics import ALPHA, all_alike
 from sagetune.comparison.variants import Variant, changes
 from sagetune.comparison.wording import format_p, sentence, verdict
 from sagetune.files import write_json, write_text
@@ -50,6 +50,8 @@ def to_html(found: Comparison) -> str:
     """One self-contained page."""
     primary = list(found.of(found.primary).values()) if found.primary else []
     headlines = headlines_of(found)
+    level = level_figures(found)
+    told = [figure for figure in found.figures if figure not in level]
     return render_page(
         "comparison",
         found=found,
@@ -59,9 +61,10 @@ def to_html(found: Comparison) -> str:
             {"variant": variant, "cells": [found.of(f).get(variant.name) for f in headlines]}
             for variant in found.compared
         ],
-        figures=[figure_view(found, figure) for figure in found.figures],
+        figures=[figure_view(found, figure) for figure in told],
+        level=list(level.items()),
         heat=heat_of(found),
-        forest=[plot for f in found.figures if (plot := draw_differences(list(found.of(f).values())))],
+        forest=[plot for f in told if (plot := draw_differences(list(found.of(f).values())))],
         cost_plots=[draw_costs(list(found.of(figure).values()), found.costs) for figure in headlines],
         rates={variant.name: rates_of(variant) for variant in found.compared},
         cost_names=list(dict.fromkeys(name for cost in found.costs.values() for name in cost)),
@@ -80,6 +83,12 @@ def headlines_of(found: Comparison) -> list[Figure]:
     by_key = {figure.key: figure for figure in found.figures}
     named = [by_key[key] for key in HEADLINES if key in by_key]
     return named or ([found.primary] if found.primary else [])
+
+
+def level_figures(found: Comparison) -> dict[Figure, float]:
+    """Figures that are equal in every run, but for the one that verdicts go by, with their value: a line for all."""
+    values = {f: [v for one in found.of(f).values() for v in one.values.values()] for f in found.figures}
+    return {f: given[0] for f, given in values.items() if f != found.primary and len(given) > 1 and all_alike(given)}
 
 
 def figure_view(found: Comparison, figure: Figure) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def print_comparison(console: Console, found: Comparison) -> None:
         _warn(console, f"{method} was tried with other learning rates than the rest: {format_field(rates)}")
     for row in found.unequal:
         spent = ", ".join(f"{name} {format_field(value)}" for name, value in row["values"].items())
-        _warn(console, f"{row['budget']} are not equal: {spent}")
+        _warn(console, f"{row['budget']} are not equal: {spent}; {row['remedy']}")
     for cell in found.missing:
         _warn(console, f"{cell['variant']}, seed {cell['seed']}: {cell['status']}, {cell['reason']}; {cell['command']}")
 
