@@ -76,7 +76,11 @@ def result(method: MethodInfo, seed: int, seconds: float, before: Any, after: An
         **{"before": before, "after": after},
         "baselines": {"chance": 0.2, "trivial": 0.25} if after["actions"] else None,
         "costs": {"train": seconds, "select": 2.0, "after_tokens": 1.0},
-        **{"selection": {"seconds": 2.0, "forward_tokens": 70}, "replay": None, "trajectories": None},
+        **{
+            "selection": {"seconds": 2.0, "forward_tokens": 70, "reused_tokens": 30},
+            "replay": None,
+            "trajectories": None,
+        },
     }
 
 

@@ -6,16 +6,20 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from statistics import median
 
 HERE = Path(__file__).parent
+STAGES = {"s training": ("train",), "s search": ("search",), "s before": ("select", "collect", "mix")}
 sys.path.insert(0, str(HERE.parent))
 
 from tables import markdown, number, share
 
 from sagetune.comparison.comparison import Comparison, compare
+from sagetune.comparison.costs import cost_of
 from sagetune.comparison.drawings import draw_costs, draw_differences
 from sagetune.comparison.figures import Figure
 from sagetune.comparison.page import rates_of, write
+from sagetune.comparison.runs import Run
 from sagetune.comparison.wording import format_p, sentence, verdict
 
 
@@ -44,7 +48,7 @@ def print_primary(found: Comparison, figure: Figure) -> None:
         row.append(format_p(difference.p) if difference else "–")
         row.append(f"{100 * items.mean:+.1f} ({format_p(items.p_holm)})" if items else "–")
         rank = judged.rank
-        span = str(rank.rank) if rank.low is None else f"{rank.rank} ({rank.low}–{rank.high})"
+        span = str(rank.rank) if rank.low == rank.high else f"{rank.rank} ({rank.low}–{rank.high})"
         rows.append([*row, span, verdict(evidence)])
     markdown(("variant", figure.label, "− baseline", "p over seeds", "− baseline over items (p)", "rank", ""), rows)
     print()
@@ -69,15 +73,20 @@ def cell(figure: Figure, values: list[float]) -> str:
 
 
 def print_costs(found: Comparison) -> None:
+    """Seconds are the median over the seeds, of which some shared their core; the rest are means."""
     rows = []
     for variant in found.compared:
         cost = found.costs[variant.name]
-        prepared = sum(cost.get(f"seconds {stage}", 0) for stage in ("select", "collect", "mix"))
-        seconds = (cost["seconds train"], cost["seconds search"], prepared)
-        counted = (cost["steps"], cost["tokens"], cost["supervised tokens"], cost.get("forward tokens", 0))
+        seconds = [median(spent(run, stages) for run in variant.runs.values()) for stages in STAGES.values()]
+        scored = cost.get("forward tokens", 0) + cost.get("reused tokens", 0)
+        counted = (cost["steps"], cost["tokens"], cost["supervised tokens"], scored)
         rows.append([variant.name, rates_of(variant), *(f"{s:.0f}" for s in seconds), *(f"{c:,.0f}" for c in counted)])
-    names = ("learning rate by seed", "s training", "s search", "s before", "steps", "tokens", "supervised", "forward")
+    names = ("learning rate by seed", *STAGES, "steps", "tokens", "supervised", "scored beforehand")
     markdown(("variant", *names), rows)
+
+
+def spent(run: Run, stages: tuple[str, ...]) -> float:
+    return sum(cost_of(run).get(f"seconds {stage}", 0.0) for stage in stages)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ def cost_of(run: Run) -> Cost:
     """Costs of a finished run by name; what it does not have is absent.
 
     seconds: of the method's own stages together; seconds <stage>: of each stage, measuring too. forward tokens: through
-    the model without a gradient, for selection and replay. agent tokens: read and written to collect trajectories.
+    the model without a gradient, for selection and replay; reused tokens: more of them, whose figures another run (or
+    a trial of the search, which has their seconds) left in the cache. agent tokens: read and written to collect
+    trajectories.
     """
     result = run.result
     stages: dict[str, float] = result["costs"]
@@ -32,7 +34,8 @@ def cost_of(run: Run) -> Cost:
     cost |= {name.replace("_", " "): result[name] for name in names}
     parts = [part for part in (result["selection"], result["replay"]) if part]
     if parts:
-        cost["forward tokens"] = sum(part.get("forward_tokens", 0) for part in parts)
+        for name in ("forward_tokens", "reused_tokens"):
+            cost[name.replace("_", " ")] = sum(part.get(name, 0) for part in parts)
     if result["trajectories"]:
         cost["agent tokens"] = sum(
             result["trajectories"].get(f"{kind}_tokens") or 0 for kind in ("prompt", "completion")
