@@ -29,6 +29,8 @@ PER_TOOL = 3
 SEAL_TOOLS = {"train": 120, "dev": 8, "test": 100}
 """Records of dev.jsonl for train and dev, of test_in_domain.jsonl for test."""
 METATOOL = {"train": 120, "dev": 8, "test": 100}
+OFFERED = 5
+"""Tools of a record, of the ten that the reader offers with it: prompts of half the length."""
 GENERAL = 200
 Record = dict[str, Any]
 
@@ -47,14 +49,14 @@ def prepare(work: Path) -> dict[str, Path]:
 
 
 def seal_tools() -> dict[str, list[Record]]:
-    """Records by split, each with its tools among ten."""
+    """Records by split."""
     dev = conversations("seal_tools/dev.jsonl", "seal_tools", SEAL_TOOLS["train"] + SEAL_TOOLS["dev"])
     test = conversations("seal_tools/test_in_domain.jsonl", "seal_tools", SEAL_TOOLS["test"])
     return {"train": dev[: SEAL_TOOLS["train"]], "dev": dev[SEAL_TOOLS["train"] :], "test": test}
 
 
 def metatool() -> dict[str, list[Record]]:
-    """Queries by split, the tools split at random; each query with its tool among ten of all."""
+    """Queries by split, the tools split at random."""
     by_tool: dict[str, list[Record]] = {}
     for record in conversations("metatool/all_clean_data.csv", "metatool", None):
         by_tool.setdefault(record["messages"][-1]["tool_calls"][0]["function"]["name"], []).append(record)
@@ -80,7 +82,16 @@ def conversations(name: str, task: str, num: int | None) -> list[Record]:
     from sagetune.formats import to_openai
     from sagetune.sources import load
 
-    return [to_openai({**sample, "task": task}) for sample in load(str(DATA / name), num_samples=num).samples]
+    samples = load(str(DATA / name), num_samples=num).samples
+    return [to_openai(fewer_tools({**sample, "task": task})) for sample in samples]
+
+
+def fewer_tools(sample: Any) -> Any:
+    """The sample with the tools that it calls and the first of the others, up to OFFERED, in their order."""
+    called = {call["function"]["name"] for call in sample["messages"][-1]["tool_calls"]}
+    others = [tool["function"]["name"] for tool in sample["tools"] if tool["function"]["name"] not in called]
+    kept = called | {*others[: max(0, OFFERED - len(called))]}
+    return {**sample, "tools": [tool for tool in sample["tools"] if tool["function"]["name"] in kept]}
 
 
 def in_turn(first: list[Record], second: list[Record]) -> list[Record]:
