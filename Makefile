@@ -9,10 +9,10 @@ demo: $(VENV)/.installed
 	$(BIN)/sagetune train experiment=demo
 
 test: $(VENV)/.installed lint types
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 thorough: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m thorough
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m thorough
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

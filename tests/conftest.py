@@ -24,11 +24,12 @@ LONG = ("test_resume.py", "test_readme.py", "test_cli.py", "test_generation.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long tests stand first in each half of the list, which are the parts of two workers: none ends with them."""
+    """The long tests stand first in the part of the list that each worker gets: none ends with them."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     long = [item for item in items if item.path.name in LONG]
     short = [item for item in items if item.path.name not in LONG]
-    middle = max(0, len(items) // 2 - len(long[::2]))
-    items[:] = [*long[::2], *short[:middle], *long[1::2], *short[middle:]]
+    starts = [len(short) * part // workers for part in range(workers + 1)]
+    items[:] = [i for part in range(workers) for i in (*long[part::workers], *short[starts[part] : starts[part + 1]])]
 
 
 def conversation(index: int) -> Sample:
