@@ -83,15 +83,18 @@ def conversations(name: str, task: str, num: int | None) -> list[Record]:
     from sagetune.sources import load
 
     samples = load(str(DATA / name), num_samples=num).samples
-    return [to_openai(fewer_tools({**sample, "task": task})) for sample in samples]
+    chance = random.Random(0)
+    return [to_openai(fewer_tools({**sample, "task": task}, chance)) for sample in samples]
 
 
-def fewer_tools(sample: Any) -> Any:
-    """The sample with the tools that it calls and the first of the others, up to OFFERED, in their order."""
+def fewer_tools(sample: Any, chance: random.Random) -> Any:
+    """The sample with the tools that it calls and others at random, up to OFFERED, in an order that tells nothing."""
     called = {call["function"]["name"] for call in sample["messages"][-1]["tool_calls"]}
-    others = [tool["function"]["name"] for tool in sample["tools"] if tool["function"]["name"] not in called]
-    kept = called | {*others[: max(0, OFFERED - len(called))]}
-    return {**sample, "tools": [tool for tool in sample["tools"] if tool["function"]["name"] in kept]}
+    right = [tool for tool in sample["tools"] if tool["function"]["name"] in called]
+    others = [tool for tool in sample["tools"] if tool["function"]["name"] not in called]
+    offered = right + chance.sample(others, min(len(others), max(0, OFFERED - len(right))))
+    chance.shuffle(offered)
+    return {**sample, "tools": offered}
 
 
 def in_turn(first: list[Record], second: list[Record]) -> list[Record]:
