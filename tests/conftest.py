@@ -11,6 +11,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command sets it; read 
 
 import pytest
 import torch
+import wandb
 from hypothesis import settings
 
 from sagetune.config import AgentSFTConfig, BudgetConfig, EvaluationConfig, RunConfig, TrainerConfig, WandbConfig
@@ -60,6 +61,16 @@ def make_run(tmp_path: Path) -> Callable[..., RunConfig]:
         )
 
     return make
+
+
+@pytest.fixture
+def no_wandb_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """W&B as if nothing was set and nothing had run in this process: it reads the environment once."""
+    wandb.teardown()  # else its helper's address would be put back into the environment after the helper has ended
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    yield
+    wandb.teardown()
 
 
 @pytest.fixture

@@ -31,7 +31,11 @@ from sagetune.untouched import measured_once, rests_on
 
 MakeRun = Callable[..., RunConfig]
 QUICK = ("model=tiny", "data=file", "budget=smoke", "evaluation.data=null", "trainer.checkpoint_every_n_steps=4")
-STEPS = ("budget.max_steps=40", "sft.num_epochs=20", "sft.batch_size=2", "sft.gradient_accumulation_steps=2")
+STEPS = (
+    *("budget.max_steps=null", "budget.train_samples=null"),
+    *("sft.num_epochs=20", "sft.batch_size=2", "sft.gradient_accumulation_steps=2"),
+)
+"""Five steps a sample."""
 
 
 def in_sweep(run: RunConfig) -> RunConfig:
@@ -182,12 +186,12 @@ def sweep(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def write_samples(path: Path) -> None:
+def write_samples(path: Path, num: int = 8) -> None:
     def sample(index: int) -> Sample:
         messages = [{"role": "user", "content": f"say {index}"}, {"role": "assistant", "content": f"{index}!"}]
         return {"id": str(index), "messages": messages, "tools": [], "task": "", "source": "", "meta": {}}  # type: ignore[typeddict-item]
 
-    path.write_text("".join(json.dumps(sample(index)) + "\n" for index in range(8)))
+    path.write_text("".join(json.dumps(sample(index)) + "\n" for index in range(num)))
 
 
 def jobs(folder: Path) -> dict[str, RunFolder]:
@@ -216,9 +220,10 @@ def training(folder: Path, names: list[str], process: subprocess.Popen[str]) -> 
 
 
 def test_fault_drill_one_raises_one_is_killed_one_is_stopped(tmp_path: Path) -> None:
-    names = ["a", "b", "c", "d", "e", "f"]
-    for name in names:
-        write_samples(tmp_path / f"{name}.jsonl")
+    samples = {"a": 8, "b": 8, "c": 40, "d": 8, "e": 40, "f": 8}  # two train for long enough to be caught at it
+    names = list(samples)
+    for name, num in samples.items():
+        write_samples(tmp_path / f"{name}.jsonl", num)
     (tmp_path / "b.jsonl").write_text('{"messages": [{"role": "asistant", "content": "x"}]}\n')
     swept = f"sft.train_data={','.join(f'{name}.jsonl' for name in names)}"
 
@@ -248,8 +253,9 @@ def test_fault_drill_one_raises_one_is_killed_one_is_stopped(tmp_path: Path) -> 
     assert set(statuses(tmp_path).values()) == {"done"}
     assert len(jobs(tmp_path)) == 6
     assert {name: jobs(tmp_path)[name].result.stat().st_mtime_ns for name in before} == before
-    for job in jobs(tmp_path).values():
-        assert [json.loads(line)["step"] for line in job.metrics.read_text().splitlines()] == list(range(1, 41))
+    for name, job in jobs(tmp_path).items():
+        steps = [json.loads(line)["step"] for line in job.metrics.read_text().splitlines()]
+        assert steps == list(range(1, 5 * samples[name] + 1))
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,8 @@ from wandb_server import KEY, wandb_server
 
 
 @pytest.fixture
-def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def logged(no_wandb_environment: None, tmp_path: Path) -> Path:
     """Two runs of one study, logged offline."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
     for seed in (0, 1):
         run = RunConfig(
             sft=AgentSFTConfig("embedded:tiny", "agent_sft:train"),
