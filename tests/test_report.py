@@ -201,6 +201,16 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_run_that_goes_on_elsewhere_tells_of_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    for commit in ("a", "a", "b", "b"):
+        monkeypatch.setattr(report, "_git", lambda _, commit=commit: {"commit": commit})
+        report.record_environment(folder)
+    found = json.loads(folder.environment.read_text())
+    assert found["git"]["commit"] == "b"
+    assert [one["git"]["commit"] for one in found["earlier"]] == ["a"]
+
+
 def test_environment_names_versions_and_machine() -> None:
     facts = report.environment()
     assert facts["versions"]["torch"].startswith("2.")

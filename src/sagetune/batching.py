@@ -8,6 +8,7 @@ Letters: B rows, T tokens of the longest row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
@@ -135,6 +136,12 @@ class BatchLoader:
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one epoch."""
         return len(self._micro_batches(0))
+
+    def steps(self) -> Iterator[list[int]]:
+        """The samples of each optimiser step on this process, from the first epoch on, without end."""
+        for epoch in count():
+            for step in self._micro_batches(epoch):
+                yield self._rows([index for micro in step for index in micro])
 
     @property
     def epoch_of_last_batch(self) -> int:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sagetune.capability.page import fragment
-from sagetune.files import read_jsonl, write_text
+from sagetune.files import read_jsonl, write_json, write_text
 from sagetune.plots import CURVES, draw_attempts, draw_curve, draw_mixture, draw_selection, draw_stream
 from sagetune.runfolder import RunFolder
 
@@ -74,6 +74,19 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def record_environment(folder: RunFolder) -> None:
+    """Write environment.json: of this attempt at the run, and in `earlier` of those before it that differ from it.
+
+    A run that goes on with other code, or on another machine, so tells of both.
+    """
+    now, earlier = environment(), []
+    if folder.environment.is_file():
+        last = json.loads(folder.environment.read_text(encoding="utf-8"))
+        earlier = last.pop("earlier", [])  # a run of an older version has none
+        earlier += [last] if last | {"time": now["time"]} != now else []
+    write_json(folder.environment, now | {"earlier": earlier})
 
 
 def before_after_rows(result: dict[str, Any]) -> list[dict[str, Any]]:

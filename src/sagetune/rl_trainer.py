@@ -22,7 +22,7 @@ from sagetune.interrupts import Interrupts
 from sagetune.measuring import Stopwatch
 from sagetune.preference_training import PreferenceTraining
 from sagetune.preferences import Pair
-from sagetune.report import environment
+from sagetune.report import record_environment
 from sagetune.rollout_training import RolloutResult, RolloutTraining
 from sagetune.rollouts.rewards import RewardFunction
 from sagetune.run_data import RunData
@@ -95,8 +95,7 @@ class AgentRLTrainer:
     def fit(self, folder: RunFolder, tracker: Tracker, interrupts: Interrupts) -> TrainingResult:
         """Train in `folder`, from its checkpoint if there is one. Raises Interrupted when asked to stop."""
         clock = Stopwatch()
-        if not folder.environment.is_file():
-            write_json(folder.environment, environment())
+        record_environment(folder)
         lightning.seed_everything(self.run.seed, verbose=False)
         clock.lap("other")
         trained = self._training.fit(Place(folder, tracker, interrupts, self.console, self.device, clock))

@@ -28,13 +28,13 @@ from sagetune.interrupts import Interrupts
 from sagetune.measuring import Stopwatch, measure
 from sagetune.modules.sft import SFTModule
 from sagetune.replay.step import Replayer
-from sagetune.report import environment
+from sagetune.report import record_environment
 from sagetune.run_data import RunData
 from sagetune.runfolder import RunFolder
 from sagetune.sample import Sample, check_sample
 from sagetune.stream import StreamLoader, micro_batches, plan_passes
 from sagetune.tracking import Tracker
-from sagetune.training_set import Selections, TrainingPool, select_from, steps_within, target_sizes
+from sagetune.training_set import Selections, TrainingPool, select_from, steps_of_pool, steps_of_stream, target_sizes
 from sagetune.trajectories.local import LocalAgent, local_agent
 from sagetune.trajectories.stage import gathered
 
@@ -135,8 +135,7 @@ class AgentSFTTrainer:
     def fit(self, folder: RunFolder, tracker: Tracker, interrupts: Interrupts) -> TrainingResult:
         """Train in `folder`, from its checkpoint if there is one. Raises Interrupted when asked to stop."""
         sft, clock = self.run.sft, Stopwatch()
-        if not folder.environment.is_file():
-            write_json(folder.environment, environment())
+        record_environment(folder)
         lightning.seed_everything(self.run.seed, verbose=False)
         clock.lap("other")
         pool = self.data.pool(self._gatherer(folder))
@@ -265,7 +264,7 @@ class AgentSFTTrainer:
             tasks = list(pool.tasks().values())
             sizes = [len(task) for task in tasks]
             sizes = target_sizes(self.run, sizes) if from_pool else sizes
-            steps = steps_within(self.run, pool.encoded)
+            steps = steps_of_stream(self.run, pool.encoded)
             passes = plan_passes(sizes, rows * sft.gradient_accumulation_steps, sft.num_epochs, steps)
             accumulate = micro_batches(sizes, passes, rows)
             self._tell_stream(sizes, max(-(-sizes[part.task] // part.num_steps) for part in passes), accumulate, rows)
@@ -283,8 +282,7 @@ class AgentSFTTrainer:
         )
         if selections is not None and from_pool:
             loader.choose(selections.chosen(self.model.to(self.device), epoch=0, step=0))
-        steps = steps_within(self.run, [pool.encoded[place] for place in loader.chosen])
-        return loader, [min(loader.steps_per_epoch * sft.num_epochs, steps or 2**62)]
+        return loader, [steps_of_pool(self.run, loader)]
 
     def _tell_stream(self, sizes: Sequence[int], largest_step: int, accumulate: int, rows: int) -> None:
         """Say what a user may not expect of a stream."""

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -88,19 +90,48 @@ def select_from(
     return entry | {"seconds": selection.seconds, **tokens}
 
 
-def steps_within(run: RunConfig, samples: Sequence[Encoded]) -> int | None:
-    """Optimiser steps that the budget allows, None = any number: budget.max_steps, or what makes supervised_tokens.
+def steps_of_pool(run: RunConfig, loader: BatchLoader) -> int:
+    """Optimiser steps over the samples that `loader` serves: of all epochs, or fewer as budget.max_steps and
+    budget.supervised_tokens say; the tokens are counted in the order in which the samples are served.
 
-    samples: those that are served. A step has the rows of its micro-batches, and those replayed beside them.
+    Of coreset.scope=batch, which chooses among the rows later, and of replayed rows the mean counts.
     """
+    budget, sft = run.budget, run.sft
+    steps = min(loader.steps_per_epoch * sft.num_epochs, budget.max_steps or 2**62)
+    if budget.supervised_tokens is None:
+        return steps
+    chooses = sft.use_coreset_selection and run.coreset.scope == "batch"
+    kept = _with_replayed(run) / (run.coreset.candidates if chooses else 1.0)
+    tokens, seen = _supervised(loader.samples), 0.0
+    for number, step in enumerate(islice(loader.steps(), steps)):
+        added = kept * sum(tokens[index] for index in step)
+        if seen + added > budget.supervised_tokens:
+            nearer = seen + added - budget.supervised_tokens < budget.supervised_tokens - seen
+            return max(1, number + nearer)
+        seen += added
+    return steps
+
+
+def steps_of_stream(run: RunConfig, samples: Sequence[Encoded]) -> int | None:
+    """The same of a stream over `samples`, None = all its epochs: by the mean of the samples, as what is selected of a
+    task, and so the order, is known only when the stream comes to it."""
     budget, sft = run.budget, run.sft
     if budget.supervised_tokens is None:
         return budget.max_steps
-    rows = sft.batch_size * sft.gradient_accumulation_steps
-    replayed = sft.continual_replay_ratio if sft.use_online_continual and run.continual.mode == "append" else 0.0
-    supervised = sum(label != IGNORE_INDEX for sample in samples for label in sample.labels) / len(samples)
-    steps = max(1, round(budget.supervised_tokens / (rows * (1 + replayed) * supervised)))
+    rows = sft.batch_size * sft.gradient_accumulation_steps * _with_replayed(run)
+    steps = max(1, round(budget.supervised_tokens / (rows * mean(_supervised(samples)))))
     return min(steps, budget.max_steps or steps)
+
+
+def _with_replayed(run: RunConfig) -> float:
+    """Rows that are trained on for each row that is served."""
+    replays = run.sft.use_online_continual and run.continual.mode == "append"
+    return 1 + (run.sft.continual_replay_ratio if replays else 0.0)
+
+
+def _supervised(samples: Sequence[Encoded]) -> list[int]:
+    """Supervised tokens of each sample."""
+    return [sum(label != IGNORE_INDEX for label in sample.labels) for sample in samples]
 
 
 def target_sizes(run: RunConfig, sizes: Sequence[int]) -> list[int]:

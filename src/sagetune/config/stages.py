@@ -152,8 +152,9 @@ class BudgetConfig:
     max_steps: int | None = None
     """Optimiser steps at most."""
     supervised_tokens: int | None = None
-    """Supervised tokens at most, to the step that comes nearest by the mean of the samples: methods whose samples are
-    longer, or that replay, then take fewer steps. The number that was trained on is in the result."""
+    """Supervised tokens, to the step that comes nearest: methods whose samples are longer, or that replay, then take
+    fewer steps. A stream, and what is replayed, counts by the mean of its samples. The number that was trained on is in
+    the result."""
     learning_rates: list[float] = field(default_factory=list)
     """Rates of which the best on sft.eval_data is trained with, each tried in a short training; empty = no search,
     sft.learning_rate."""
