@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from sagetune import run as running
@@ -169,6 +173,28 @@ def test_what_is_shared_is_what_each_run_would_measure(make_run: MakeRun) -> Non
     assert figures[0] == figures[1]
 
 
+def test_a_test_file_that_grows_during_a_sweep_is_measured_anew(make_run: MakeRun, tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    write_samples(held_out)
+    run = in_sweep(make_run(eval_data=f"{held_out}:dev"))
+    folder = RunFolder.create(run)
+    assert measured_once(run, folder, lambda _: {"items": 8}) == {"items": 8}
+    write_samples(held_out, 9)
+    assert measured_once(run, folder, lambda _: {"items": 9}) == {"items": 9}
+
+
+def test_figures_of_other_test_items_are_not_put_side_by_side(make_run: MakeRun, tmp_path: Path) -> None:
+    def measured(*names: str) -> dict[str, Any]:
+        verdict = {"generated": "", "exact_match": True, "parse_failure": False}
+        return {"actions": {"items": [{"id": name, "task": "", "prompt": "", "gold": "", **verdict} for name in names]}}
+
+    folder = RunFolder.create(make_run())
+    with pytest.raises(ValueError, match=r"evaluation\.data: .* remove .*before\.json"):
+        running.write_samples(folder, measured("a"), measured("b"))
+    running.write_samples(folder, measured("a"), measured("a"))
+    assert len(folder.samples.read_text().splitlines()) == 1
+
+
 # sweeps
 
 
@@ -243,6 +269,7 @@ def test_fault_drill_one_raises_one_is_killed_one_is_stopped(tmp_path: Path) -> 
         assert job.path.name in output
         assert "run folder" in job.log.read_text()
     assert "6/6" in output
+    assert_compared(tmp_path, done=3)
 
     write_samples(tmp_path / "b.jsonl")
     before = {name: job.result.stat().st_mtime_ns for name, job in jobs(tmp_path).items() if job.result.exists()}
@@ -250,12 +277,28 @@ def test_fault_drill_one_raises_one_is_killed_one_is_stopped(tmp_path: Path) -> 
     output = process.communicate()[0]
     assert process.returncode == 0, output
     assert "3 of 6 jobs are done already" in output
+    assert_compared(tmp_path, done=6)
     assert set(statuses(tmp_path).values()) == {"done"}
     assert len(jobs(tmp_path)) == 6
     assert {name: jobs(tmp_path)[name].result.stat().st_mtime_ns for name in before} == before
     for name, job in jobs(tmp_path).items():
         steps = [json.loads(line)["step"] for line in job.metrics.read_text().splitlines()]
         assert steps == list(range(1, 5 * samples[name] + 1))
+
+
+def assert_compared(folder: Path, *, done: int) -> None:
+    """The comparison of the one sweep was made, of the runs that are done."""
+    (page,) = folder.glob("out/sweep-*/report.html")
+    rows = (page.parent / "results.csv").read_text().splitlines()
+    assert len(rows) == done + 1
+    assert "A_baseline" in page.read_text()
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1))
+def test_the_command_names_any_folder_so_that_hydra_reads_it(name: str) -> None:
+    override = OverridesParser.create().parse_override(f"resume={status.quoted('/' + name)}")
+    value = override.value()
+    assert (value.text if isinstance(value, QuotedString) else value) == "/" + name
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ from sagetune.trainer import AgentSFTTrainer
 from sagetune.untouched import measured_once
 
 Measured = dict[str, Any]
+SHARED = ("id", "task", "prompt", "gold")
+"""Fields of an item that do not depend on the model."""
 
 
 def execute(run: RunConfig, folder: RunFolder, console: Console, interrupts: Interrupts) -> Measured:
@@ -76,11 +78,11 @@ def tried(run: RunConfig, folder: RunFolder, console: Console, interrupts: Inter
     try:
         training = trainer.fit(folder, tracker, interrupts)
     except NonFiniteError as error:
-        return {"loss": None, "reason": str(error), "tokens": None}
+        return {"loss": None, "reason": str(error), "tokens": None, "selection": None}
     finally:
         tracker.finish(0)
     loss = trainer.measure("on dev data")["tokens" if run.rl is None else "preferences"]["loss"]
-    return {"loss": loss, "reason": None, "tokens": training.tokens}
+    return {"loss": loss, "reason": None, "tokens": training.tokens, "selection": training.selection}
 
 
 def quiet_libraries() -> None:
@@ -205,13 +207,20 @@ def baselines(run: RunConfig) -> dict[str, float] | None:
 
 
 def write_samples(folder: RunFolder, before: Measured, after: Measured) -> None:
-    """samples.jsonl: each decision point with the gold action and what was generated before and after."""
+    """samples.jsonl: each decision point with the gold action and what was generated before and after.
+
+    Raises ValueError if they are not the same decision points, as when evaluation.data was edited in between.
+    """
     if not after["actions"]:
         return
-    rows = []
-    for old, new in zip(before["actions"]["items"], after["actions"]["items"], strict=True):
-        shared = {name: new[name] for name in ("id", "task", "prompt", "gold")}
-        rows.append({**shared, **_half(old, "before"), **_half(new, "after")})
+    shared = [[{name: item[name] for name in SHARED} for item in one["actions"]["items"]] for one in (before, after)]
+    if shared[0] != shared[1]:
+        raise ValueError(
+            f"evaluation.data: the file holds other items than when the untouched model was measured; "
+            f"remove {folder.before}, so that it is measured anew, and give the command again"
+        )
+    pairs = zip(shared[1], before["actions"]["items"], after["actions"]["items"], strict=True)
+    rows = [{**same, **_half(old, "before"), **_half(new, "after")} for same, old, new in pairs]
     write_text(folder.samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Any
 
 from rich.console import Console
@@ -60,6 +62,8 @@ class RunData:
         """The conversations that loss and token accuracy are measured on; empty without sft.eval_data."""
         if self._held_out is None:
             self._held_out = self._of("eval")
+            if self._held_out:
+                self.counts["eval"]["hash"] = hash_of(self._held_out)
         return self._held_out
 
     def dev(self) -> list[Encoded]:
@@ -183,6 +187,12 @@ class PairData:
         if dropped:
             self._console.print(f"{use}: {self._counts[use]}", markup=False)
         return encoded
+
+
+def hash_of(encoded: Sequence[Encoded]) -> str:
+    """Eight digits that other tokens, or other supervised ones, do not share."""
+    rows = json.dumps([(sample.input_ids, sample.labels) for sample in encoded])
+    return sha256(rows.encode()).hexdigest()[:8]
 
 
 def counts(report: EncodingReport) -> dict[str, int]:

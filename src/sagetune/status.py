@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shlex
 import traceback
 from dataclasses import dataclass
@@ -83,8 +84,16 @@ def is_done(folder: RunFolder) -> bool:
 
 
 def command_of(folder: RunFolder) -> str:
-    """The command that does the run of `folder`, as its config.yaml says."""
-    return shlex.join(["sagetune", "train", f"resume={folder.path}"])
+    """The command that does the run of `folder`, as its config.yaml says: quoted for Hydra, then for the shell."""
+    return shlex.join(["sagetune", "train", f"resume={quoted(str(folder.path))}"])
+
+
+def quoted(value: str) -> str:
+    """A value as Hydra's grammar reads it: as it is where it has plain characters alone."""
+    if re.fullmatch(r"[A-Za-z0-9_./-]+", value):
+        return value
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", re.sub(r"(\\+)$", r"\1\1", value))
+    return f"'{escaped}'"
 
 
 def _write(folder: RunFolder, status: Status) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from filelock import FileLock
 from sagetune.config import RunConfig
 from sagetune.files import write_json
 from sagetune.runfolder import RunFolder, fingerprint, plain
+from sagetune.sources import file_and_split, parts_of
 
 
 def measured_once(run: RunConfig, folder: RunFolder, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def measured_once(run: RunConfig, folder: RunFolder, measure: Callable[[Path], d
 
 def rests_on(run: RunConfig) -> dict[str, Any]:
     """All that these figures follow from: the model that is started from, how it is loaded, where it runs, and what is
-    held out.
+    held out, with the content of its files.
 
     No method has a part in it: they are figures of that model itself, to which no adapter is added before training
     (LoRA's and DoRA's would change nothing at their start: B is zero, the magnitude that of the weights). Nor has the
@@ -54,4 +56,12 @@ def rests_on(run: RunConfig) -> dict[str, Any]:
     }
     chosen = {group: {name: config[group][name] for name in names} for group, names in parts.items()}
     whole = ("model", "evaluation", "rl", "dpo", "rollout")  # pairs are read, and rewards measured, as these say
-    return {name: config[name] for name in whole} | chosen
+    return {name: config[name] for name in whole} | chosen | {"files": held_out_files(run)}
+
+
+def held_out_files(run: RunConfig) -> dict[str, str]:
+    """Path -> hash of the content, of each file that the run is measured on: a file may grow while a sweep goes on."""
+    references = [part.reference for use in ("eval", "benchmark") for part in parts_of(run, use)]
+    references += run.evaluation.capabilities.values()
+    named = [path for reference in references for path in (file_and_split(reference)[0], reference.partition(":")[2])]
+    return {path: sha256(Path(path).read_bytes()).hexdigest() for path in named if Path(path).is_file()}
