@@ -14,20 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from comparison_runs import BASELINE, DORA, start_run, write_run
-from sagetune import status
+from comparison_runs import BASELINE, DORA, evidence_of, start_run, tell, write_run
 from sagetune.comparison import write_comparison
 from sagetune.comparison.choosing import unequal_search
-from sagetune.comparison.comparison import Comparison, compare
+from sagetune.comparison.comparison import compare
 from sagetune.comparison.costs import equal_budget
 from sagetune.comparison.mirror import COLUMNS, mirror
 from sagetune.comparison.page import headlines_of
 from sagetune.comparison.verdicts import compare_items
-from sagetune.comparison.wording import Evidence, verdict
+from sagetune.comparison.wording import verdict
 from sagetune.config import MethodInfo
 from sagetune.evaluation.scoring.intervals import wilson
 from sagetune.files import write_json
-from sagetune.runfolder import RunFolder
 from wandb_offline import read_offline_run
 
 LORA_PLUS = MethodInfo(id="H_lora_plus", name="LoRA+")
@@ -40,17 +38,6 @@ def sweep(folder: Path, seeds: int = 3) -> Path:
         write_run(folder, BASELINE, seed, loss=1.0 + noise, right=[1] * 4 + [0] * 6, use_dora=False)
         write_run(folder, DORA, seed, loss=0.9 + 2 * noise, right=[1] * 5 + [0] * 5, use_dora=True, seconds=20)
     return folder
-
-
-def evidence_of(found: Comparison, variant: str, key: str) -> Evidence:
-    return next(v.evidence for v in found.verdicts if (v.evidence.variant, v.figure.key) == (variant, key))
-
-
-def tell(folder: RunFolder, stands: str, reason: str | None, command: str = "") -> None:
-    """Leave the status.json of a run that is not done."""
-    command = command or status.command_of(folder)
-    found = status.Status(status=stands, reason=reason, command=command, started="2026-11-26T10:00:00+00:00", pid=7)
-    write_json(folder.status, dataclasses.asdict(found))
 
 
 def test_means_and_paired_differences_are_those_of_the_seeds(tmp_path: Path) -> None:

@@ -115,6 +115,15 @@ def test_the_chance_of_being_first_is_the_share_of_resamples() -> None:
     assert (found["a"].low, found["a"].high) == (1, 2)
 
 
+def test_ranks_go_by_the_seeds_that_most_have() -> None:
+    """b lacks two of them and has no rank; the seed that c alone has changes nothing."""
+    whole = {"a": {0: 0.5, 1: 0.6, 2: 0.9}, "c": {0: 0.4, 1: 0.5, 2: 0.8}, "d": {0: 0.3, 1: 0.6, 2: 0.7}}
+    found = ranks({**whole, "c": whole["c"] | {3: 9.9}, "b": {2: 0.85}}, "higher")
+    assert found == ranks(whole, "higher")
+    assert {name: rank.rank for name, rank in found.items()} == {"a": 1, "c": 2, "d": 3}
+    assert ranks({"a": {0: 1.0}, "b": {1: 2.0}}, "higher") == {}
+
+
 def test_without_two_shared_seeds_a_rank_has_no_range() -> None:
     found = ranks({"a": {0: 1.0, 1: 1.0}, "b": {1: 0.0, 2: 0.0}}, "higher")["a"]
     assert (found.rank, found.low, found.best) == (1, None, None)

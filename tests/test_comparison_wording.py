@@ -48,6 +48,7 @@ ITEMS = OnItems(120, 0.05, (0.01, 0.09), 0.02, 0.04, [{"seed": 0, "won": 9, "los
         (difference(-0.02, -0.021, -0.022), {}, "leans worse"),
         (difference(0.05, -0.01, 0.02), {}, "undecided"),
         (difference(0.3), {}, "one seed"),
+        (difference(*SIX), {"other_items": True}, "other items"),
         (difference(0.0, 0.0, 0.0), {}, "same"),
         (difference(0.1, 0.1, 0.1), {}, "constant"),
         (None, {}, "no shared seed"),
@@ -111,6 +112,19 @@ def test_a_score_that_is_not_above_chance_is_told_whatever_the_difference() -> N
     found = evidence(difference(*SIX), level=("chance level", 0.5), above_level=False)
     assert sentence(found).endswith("; its score is not above the chance level of 50.0 %.")
     assert "chance" not in sentence(replace(found, above_level=True))
+
+
+def test_a_score_above_a_level_that_its_interval_reaches_is_not_called_below_it() -> None:
+    found = evidence(difference(*SIX), mean=0.667, level=("trivial baseline", 0.25), above_level=False)
+    assert sentence(found).endswith("; its score is not established to be above the trivial baseline of 25.0 %.")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "told"), [([3], "seed 3 has no finite value and is"), ([3, 5], "seeds 3, 5 have no finite value and are")]
+)
+def test_seeds_without_a_finite_value_are_named(seeds: list[int], told: str) -> None:
+    for found in (difference(*SIX), None):
+        assert f"; {told} left out" in sentence(evidence(found, left_out=seeds))
 
 
 def test_test_items_are_a_sentence_of_their_own() -> None:

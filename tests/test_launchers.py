@@ -47,3 +47,13 @@ def test_optuna_searches_by_the_score_of_the_runs(tmp_path: Path) -> None:
     results = [json.loads(path.read_text()) for path in tmp_path.glob("out/sweep-*/*/result.json")]
     assert len(results) == 2
     assert found.best_value == min(result["after"]["tokens"]["loss"] for result in results)
+
+
+def test_a_search_that_tolerates_failures_goes_on_after_one(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1", "hydra.sweeper.n_trials=3")
+    drawn = ("hydra.sweeper.sampler.seed=0", "sft.lora_r=choice(0,2)")  # 2, 0, 2
+    done = sweep(tmp_path, *search, *drawn, "hydra.sweeper.max_failure_rate=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    statuses = [json.loads(path.read_text())["status"] for path in tmp_path.glob("out/sweep-*/*/status.json")]
+    assert sorted(statuses) == ["done", "failed"]

@@ -11,6 +11,8 @@ import pytest
 from rich.console import Console
 
 from sagetune.attempt import attempt
+from sagetune.comparison.costs import cost_of
+from sagetune.comparison.runs import read_run
 from sagetune.config import BudgetConfig, EvaluationConfig, RunConfig
 from sagetune.rate_search import chosen, searched, trial_of
 from sagetune.runfolder import RunFolder
@@ -88,6 +90,10 @@ def test_a_run_searches_trains_with_the_best_rate_and_counts_the_cost(run: RunCo
     assert [trial["learning_rate"] for trial in tried] == RATES
     assert result["learning_rate"] == min(tried, key=lambda trial: trial["loss"])["learning_rate"]
     assert result["costs"]["search"] == pytest.approx(sum(trial["seconds"] for trial in tried))
+    cost = cost_of(read_run(RunFolder(tmp_path / "searched")))
+    trained = [json.loads(path.read_text())["tokens"] for path in tmp_path.glob("searched/search/*/training.json")]
+    assert len(trained) == len(RATES)
+    assert cost["search tokens"] == sum(trained)
     rows = [json.loads(line) for line in (tmp_path / "searched" / "metrics.jsonl").read_text().splitlines()]
     assert max(row["train/lr"] for row in rows if "train/lr" in row) <= result["learning_rate"]
     assert not (tmp_path / "searched" / "search" / "rate-0.001" / "adapter").exists()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from statistics import median
 
 HERE = Path(__file__).parent
 STAGES = {"s training": ("train",), "s search": ("search",), "s before": ("select", "collect", "mix")}
@@ -15,11 +14,9 @@ sys.path.insert(0, str(HERE.parent))
 from tables import markdown, number, share
 
 from sagetune.comparison.comparison import Comparison, compare
-from sagetune.comparison.costs import cost_of
 from sagetune.comparison.drawings import draw_costs, draw_differences
 from sagetune.comparison.figures import Figure
 from sagetune.comparison.page import rates_of, write
-from sagetune.comparison.runs import Run
 from sagetune.comparison.wording import format_p, sentence, verdict
 
 
@@ -77,16 +74,12 @@ def print_costs(found: Comparison) -> None:
     rows = []
     for variant in found.compared:
         cost = found.costs[variant.name]
-        seconds = [median(spent(run, stages) for run in variant.runs.values()) for stages in STAGES.values()]
+        seconds = [sum(cost.get(f"seconds {stage}", 0.0) for stage in stages) for stages in STAGES.values()]
         scored = cost.get("forward tokens", 0) + cost.get("reused tokens", 0)
-        counted = (cost["steps"], cost["tokens"], cost["supervised tokens"], scored)
+        counted = (cost["steps"], cost["supervised tokens"], cost["tokens"], cost["search tokens"], scored)
         rows.append([variant.name, rates_of(variant), *(f"{s:.0f}" for s in seconds), *(f"{c:,.0f}" for c in counted)])
-    names = ("learning rate by seed", *STAGES, "steps", "tokens", "supervised", "scored beforehand")
+    names = ("learning rate by seed", *STAGES, "steps", "supervised", "tokens", "tokens search", "tokens scored")
     markdown(("variant", *names), rows)
-
-
-def spent(run: Run, stages: tuple[str, ...]) -> float:
-    return sum(cost_of(run).get(f"seconds {stage}", 0.0) for stage in stages)
 
 
 if __name__ == "__main__":

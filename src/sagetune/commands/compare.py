@@ -16,7 +16,7 @@ class CompareConfig:
     folder: str
     """Holds the run folders of a sweep, and receives report.html, results.csv and results.json."""
     baseline: str | None = None
-    """The variant that the others are compared with; None = the plain A_baseline, where there is exactly one."""
+    """The variant that the others are compared with; None = each with the A_baseline that shares its settings."""
     select: str | None = None
     """A figure of the development data, such as tokens.loss, by which one learning rate a method is chosen first."""
 

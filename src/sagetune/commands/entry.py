@@ -76,8 +76,18 @@ def run_command(
 
     code = _exit_code(compose, schema)
     if conclude is not None and SweepFolder.path is not None:
-        conclude(SweepFolder.path)
+        code = concluded(name, conclude, SweepFolder.path, code)
     sys.exit(code)
+
+
+def concluded(name: str, conclude: Callable[[Path], None], sweep: Path, code: int) -> int:
+    """Call `conclude`, and return `code`, or that of a usage error where the folder holds what it cannot use."""
+    try:
+        conclude(sweep)
+    except ValueError as error:
+        print(f"sagetune {name}: the runs have ended, and cannot be concluded: {error}", file=sys.stderr)
+        return code or USAGE_ERROR
+    return code
 
 
 def _exit_code(compose: Callable[[], None], schema: type) -> int:

@@ -57,6 +57,23 @@ def unequal_search(candidates: Sequence[Candidate]) -> dict[str, list[float]]:
     return tried if len({tuple(found) for found in tried.values()}) > 1 else {}
 
 
+def edges_of_search(variants: Sequence[Variant]) -> str | None:
+    """Who found its learning rate at an edge of budget.learning_rates with most of its seeds, in one line; or None."""
+    edges: dict[str, list[str]] = {"lowest": [], "highest": []}
+    for variant in variants:
+        searches = [run.result["search"] for run in variant.runs.values() if run.result.get("search")]
+        for edge, end in (("lowest", min), ("highest", max)):
+            found = [
+                search["chosen"] == end(trial["learning_rate"] for trial in search["tried"]) for search in searches
+            ]
+            if 2 * sum(found) > len(found):
+                edges[edge].append(variant.name)
+    told = [f"the {edge} for {', '.join(names)}" for edge, names in edges.items() if names]
+    if not told:
+        return None
+    return f"the best rate of budget.learning_rates is {' and '.join(told)}: a rate beyond that edge may do better"
+
+
 def _figure(variants: Sequence[Variant], select: str) -> Figure:
     measured = figures_of(run for variant in variants for run in variant.runs.values())
     allowed = {figure.key: figure for figure in measured if figure.section == SECTION}

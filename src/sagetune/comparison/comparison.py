@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sagetune.comparison.choosing import Candidate, choose
-from sagetune.comparison.costs import Cost, cost_of, equal_budget, mean_cost
+from sagetune.comparison.baselines import Baselines, choose_baselines, remedy
+from sagetune.comparison.choosing import RATE, Candidate, choose, edges_of_search
+from sagetune.comparison.costs import Cost, cost_of, equal_budget, usual_cost
 from sagetune.comparison.figures import Figure, figures_of, primary_of, value_of
 from sagetune.comparison.runs import Run, read_runs
 from sagetune.comparison.statistics import least_p, seeds_needed
-from sagetune.comparison.variants import Variant, changes, choose_baseline, disagreements, group, missing
-from sagetune.comparison.verdicts import Verdict, judge, num_comparisons
+from sagetune.comparison.variants import Variant, changes, disagreements, group, missing
+from sagetune.comparison.verdicts import Verdict, judge, num_comparisons, seeds_without_value
 from sagetune.comparison.wording import sentence, verdict
 
 
@@ -21,8 +23,7 @@ from sagetune.comparison.wording import sentence, verdict
 class Comparison:
     """Everything that is shown."""
 
-    name: str
-    """Of the folder."""
+    folder: Path
     runs: list[Run]
     variants: list[Variant]
     compared: list[Variant]
@@ -32,7 +33,8 @@ class Comparison:
     figures: list[Figure]
     primary: Figure | None
     """What the sentences are about first; None if no run has finished."""
-    baseline: str | None
+    baselines: Baselines
+    """Variant with a result -> the one that it is compared with."""
     verdicts: list[Verdict]
     costs: dict[str, Cost]
     """Variant -> cost -> mean over its runs."""
@@ -40,6 +42,31 @@ class Comparison:
     disagreements: list[dict[str, Any]]
     unequal: list[dict[str, Any]]
     """Budgets that the variants do not share; see `equal_budget`."""
+    not_finite: list[dict[str, Any]]
+    """variant, figure and seeds that measured it without a finite value."""
+    search_edges: str | None
+    """Who searched a learning rate and found it at an edge of the grid; see `edges_of_search`."""
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.folder.absolute().name
+
+    @property
+    def baseline(self) -> str | None:
+        """What all are compared with; None where it is not the same for all, or there is none."""
+        named = {baseline for baseline in self.baselines.values() if baseline is not None}
+        return named.pop() if len(named) == 1 else None
+
+    @property
+    def remedy(self) -> str | None:
+        """What to do where variants have no baseline; None where all have one."""
+        return remedy(self.folder, self.compared, self.baselines)
+
+    def changes_of(self, variant: Variant) -> dict[str, list[Any]] | None:
+        """Field -> [its baseline's value, its own]; None without a baseline."""
+        name = self.baselines.get(variant.name, self.baseline)  # without a result it has none of its own
+        return next((changes(variant, one) for one in self.compared if one.name == name), None)
 
     def of(self, figure: Figure) -> dict[str, Verdict]:
         """Variant -> its verdict on `figure`."""
@@ -49,33 +76,35 @@ class Comparison:
 def compare(folder: Path, baseline: str | None = None, select: str | None = None) -> Comparison:
     """Compare the runs whose folders lie in `folder`.
 
-    baseline: a variant's name; None = the only plain baseline. select: a figure of the development data, such as
-    tokens.loss, by which one learning rate a method is chosen first; None = all variants are compared. Raises
-    ValueError if there is no run, no such variant or no such figure.
+    baseline: a variant's name; None = of each variant the A_baseline with its settings. select: a figure of the
+    development data, such as tokens.loss, by which one learning rate a method is chosen first; None = all variants are
+    compared. Raises ValueError if there is no run, no such variant or no such figure.
     """
     runs = read_runs(folder)
-    variants = group(runs)
+    variants, refused = group(runs), [run for run in runs if run.refused]
     done = [variant for variant in variants if variant.runs]
     candidates: list[Candidate] = []
     if select is not None:
         done, candidates = choose(done, select)
     figures = figures_of(run for variant in done for run in variant.runs.values())
-    reference = choose_baseline(done, baseline)
-    costs = {variant.name: mean_cost(list(variant.runs.values())) for variant in done}
+    baselines = choose_baselines(done, baseline, free=(RATE,) if select is not None else ())
+    costs = {variant.name: usual_cost(list(variant.runs.values())) for variant in done}
     return Comparison(
-        name=folder.absolute().name,
+        folder=folder,
         runs=runs,
         variants=variants,
         compared=done,
         candidates=candidates,
         figures=figures,
         primary=primary_of(figures) if figures else None,
-        baseline=reference,
-        verdicts=judge(done, figures, reference),
+        baselines=baselines,
+        verdicts=judge(done, figures, baselines),
         costs=costs,
-        missing=missing(variants),
+        missing=missing(variants, refused),
         disagreements=disagreements(done),
         unequal=equal_budget(costs),
+        not_finite=_not_finite(done, figures),
+        search_edges=edges_of_search(done),
     )
 
 
@@ -93,7 +122,8 @@ def to_dict(found: Comparison) -> dict[str, Any]:
                 "method": dataclasses.asdict(variant.example.method),
                 "runs": {str(seed): run.name for seed, run in variant.runs.items()},
                 "repeats": variant.repeats,
-                "changes": changes(variant, by_name[found.baseline]) if found.baseline else None,
+                "baseline": found.baselines.get(name),
+                "changes": found.changes_of(variant),
                 "costs": found.costs.get(name),
                 "figures": {v.figure.key: _judged(v) for v in found.verdicts if v.evidence.variant == name},
             }
@@ -103,6 +133,8 @@ def to_dict(found: Comparison) -> dict[str, Any]:
         "missing": found.missing,
         "disagreements": found.disagreements,
         "unequal_budgets": found.unequal,
+        "not_finite": found.not_finite,
+        "search_edges": found.search_edges,
     }
 
 
@@ -134,6 +166,15 @@ def rows_of(found: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
+def _not_finite(variants: Sequence[Variant], figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    return [
+        {"variant": variant.name, "figure": figure.label, "seeds": seeds}
+        for figure in figures
+        for variant in variants
+        if (seeds := seeds_without_value(variant, figure))
+    ]
+
+
 def _members(variant: Variant) -> list[Run]:
     return [*variant.runs.values(), *variant.unfinished.values()]
 
@@ -145,6 +186,6 @@ def _judged(found: Verdict) -> dict[str, Any]:
         "sentence": sentence(found.evidence),
         "seeds": {str(seed): value for seed, value in found.values.items()},
         "untouched": found.untouched,
-        "rank": dataclasses.asdict(found.rank),
+        "rank": dataclasses.asdict(found.rank) if found.rank else None,
         **{name: evidence[name] for name in evidence if name not in ("variant", "values")},
     }

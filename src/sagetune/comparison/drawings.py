@@ -95,7 +95,7 @@ def _draw_costs(axes: Axes, verdicts: Sequence[Verdict], costs: Mapping[str, Cos
         at, shift = (seconds, scale * evidence.mean), (5, 4)
         axes.annotate(evidence.variant, at, shift, textcoords="offset points", fontsize=7, color=INK)
     axes.margins(x=0.3, y=0.15)
-    axes.set_xlabel("seconds a run: training, selection, collection, mixing", color=INK)
+    axes.set_xlabel("seconds a run: search, training, selection, collection, mixing", color=INK)
     axes.set_ylabel("%" if scale == 100 else verdicts[0].figure.label, color=INK)
 
 

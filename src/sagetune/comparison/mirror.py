@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,19 @@ COLUMNS = ("variant", "figure", "mean", "low", "high", "difference", "from", "to
 def mirror(folder: Path, found: Comparison) -> None:
     """Log the tables of verdicts and of runs, a chart of the primary figure, and every mean as summary.
 
-    folder: that of the sweep. Mode, project and group are those of its first finished run; without one there is nothing
-    to log.
+    folder: that of the sweep. Mode, project and group are those of its first finished run; without one, or where its
+    W&B is off, nothing is logged. Nor where it is a run of another version, whose fields are not of this one: standard
+    error then says so.
     """
     done = [run for run in found.runs if run.done]
-    if not done:
+    if not done or os.environ.get("WANDB_MODE", done[0].config["wandb.mode"]) == "disabled":
         return
-    first = RunFolder.open(folder / done[0].name)[1]
+    try:
+        first = RunFolder.open(folder / done[0].name)[1]
+    except ValueError as error:
+        told = str(error).removeprefix("resume: ").splitlines()[0]
+        print(f"the comparison is written, and not mirrored to W&B: {told}", file=sys.stderr)
+        return
     run = dataclasses.replace(first, method=MethodInfo(id=NAME, name="Comparison"), sweep=folder.name, run_name=None)
     tracker = Tracker(folder / NAME, run, resume_step=None)
     tracker.table("verdicts", COLUMNS, [_row(one) for one in found.verdicts])

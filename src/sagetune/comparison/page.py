@@ -7,12 +7,14 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from sagetune.comparison.baselines import groups_of
 from sagetune.comparison.choosing import unequal_search
 from sagetune.comparison.comparison import Comparison, compare, rows_of, tests, to_dict
-from sagetune.comparison.drawings import draw_costs, draw_differences, draw_losses
+from sagetune.comparison.drawings import curve_of, draw_costs, draw_differences, draw_losses
 from sagetune.comparison.figures import HEADLINES, Figure
-from sagetune.comparison.statistics import ALPHA, all_alike
-from sagetune.comparison.variants import Variant, changes
+from sagetune.comparison.statistics import ALPHA, all_alike, ranked_seeds
+from sagetune.comparison.variants import Variant
+from sagetune.comparison.verdicts import Verdict
 from sagetune.comparison.wording import format_p, sentence, verdict
 from sagetune.files import write_json, write_text
 from sagetune.report import render_page
@@ -64,11 +66,11 @@ def to_html(found: Comparison) -> str:
         figures=[figure_view(found, figure) for figure in told],
         level=list(level.items()),
         heat=heat_of(found),
-        forest=[plot for f in told if (plot := draw_differences(list(found.of(f).values())))],
+        forest=[plot for f in told for one in by_baseline(found, f) if (plot := draw_differences(one))],
         cost_plots=[draw_costs(list(found.of(figure).values()), found.costs) for figure in headlines],
         rates={variant.name: rates_of(variant) for variant in found.compared},
         cost_names=list(dict.fromkeys(name for cost in found.costs.values() for name in cost)),
-        losses=draw_losses(found.compared, found.baseline),
+        losses=losses_of(found),
         differences=changes_of(found),
         unequal_search=unequal_search(found.candidates),
         verdict_of=lambda judged: verdict(judged.evidence),
@@ -94,6 +96,7 @@ def level_figures(found: Comparison) -> dict[Figure, float]:
 def figure_view(found: Comparison, figure: Figure) -> dict[str, Any]:
     """What the page shows of one figure: a row a variant, every seed, and what the tests can show at best."""
     judged = found.of(figure)
+    same = {name: one for name, one in judged.items() if not one.evidence.other_items}
     seeds = sorted({seed for one in judged.values() for seed in one.values})
     untouched = [one.untouched for one in judged.values() if one.untouched is not None]
     return {
@@ -104,6 +107,9 @@ def figure_view(found: Comparison, figure: Figure) -> dict[str, Any]:
         "tests": tests(found, figure),
         "untouched": untouched[0] if untouched else None,
         "level": next((one.evidence.level for one in judged.values() if one.evidence.level), None),
+        "ranked_seeds": ranked_seeds({name: one.values for name, one in same.items()}),
+        "unranked": [name for name, one in same.items() if one.rank is None],
+        "other_items": [name for name in judged if name not in same],
         "by_seed": any(one.evidence.items for one in judged.values()),
     }
 
@@ -128,12 +134,30 @@ def rates_of(variant: Variant) -> str:
 
 
 def changes_of(found: Comparison) -> dict[str, dict[str, list[Any]]]:
-    """Variant -> field -> [the baseline's value, its own]; empty without a baseline."""
-    by_name = {variant.name: variant for variant in found.variants}
-    if found.baseline is None:
-        return {}
-    reference = by_name[found.baseline]
-    return {name: changes(variant, reference) for name, variant in by_name.items() if variant is not reference}
+    """Variant -> field -> [its baseline's value, its own]; without the baselines themselves."""
+    told = {variant.name: found.changes_of(variant) for variant in found.variants}
+    return {n: changes for n, changes in told.items() if changes is not None and found.baselines.get(n) != n}
+
+
+def by_baseline(found: Comparison, figure: Figure) -> list[list[Verdict]]:
+    """The verdicts on `figure`, apart by what they compare with: a drawing of differences names one baseline."""
+    groups = groups_of(found.compared, found.baselines).values()
+    judged = found.of(figure)
+    return [[judged[variant.name] for variant in group if variant.name in judged] for group in groups]
+
+
+def losses_of(found: Comparison) -> list[str]:
+    """The drawing of each variant's training loss beside that of its baseline."""
+    drawn = []
+    by_name = {variant.name: variant for variant in found.compared}
+    for baseline, members in groups_of(found.compared, found.baselines).items():
+        # A baseline that is itself compared with another is drawn there; here it only stands behind the others.
+        elsewhere = baseline is not None and baseline not in [variant.name for variant in members]
+        behind = [by_name[baseline]] if baseline is not None and elsewhere else []
+        behind = [variant for variant in behind if curve_of(list(variant.runs.values()))]
+        plots = draw_losses([*members, *behind], baseline)
+        drawn += plots[: len(plots) - len(behind)]
+    return drawn
 
 
 def color_of(word: str) -> str:

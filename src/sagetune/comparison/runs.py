@@ -11,12 +11,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sagetune import status
-from sagetune.config import MethodInfo
+from sagetune.config import AgentSFTConfig, MethodInfo, RunConfig
 from sagetune.files import read_jsonl
 from sagetune.runfolder import RunFolder
 
 Tree = dict[str, Any]
 UNFINISHED = "unfinished"
+REFUSED = 2  # the exit code in status.json of an input that cannot be used, see `sagetune.attempt`
+DEFAULTS = RunConfig(sft=AgentSFTConfig(base_model="-", train_data="-"))  # every run has these two
 METHOD_FIELDS = [field.name for field in dataclasses.fields(MethodInfo)]
 
 
@@ -29,7 +31,7 @@ class Run:
     method: MethodInfo
     seed: int
     config: Tree
-    """Dotted name of a field -> its value."""
+    """Dotted name of a field -> its value; of a field that an older version lacked, the default of this version."""
     status: str
     """done, or how else it stands: running, failed, interrupted, killed, unfinished."""
     reason: str = ""
@@ -41,7 +43,8 @@ class Run:
     """Content of after.json, which has every test item."""
     metrics: list[Tree] = field(default_factory=list)
     environment: Tree = field(default_factory=dict)
-    selection: list[Tree] = field(default_factory=list)
+    refused: bool = False
+    """Whether its configuration or its data could not be used, so that nothing was trained or measured."""
 
     @property
     def done(self) -> bool:
@@ -74,14 +77,27 @@ def read_run(folder: RunFolder) -> Run:
         name=folder.path.name,
         method=MethodInfo(**{name: config["method"][name] for name in METHOD_FIELDS if name in config["method"]}),
         seed=config["seed"],
-        config=flat(config),
+        config=flat(with_defaults(config, DEFAULTS)),
         **told,
         result=_read(folder.result) if done else {},
         after=_read(folder.after) if done else {},
         metrics=read_jsonl(folder.metrics) if done else [],
         environment=environment,
-        selection=_read(folder.selection).get("selections", []) if done else [],
     )
+
+
+def with_defaults(config: Tree, default: Any) -> Tree:
+    """`config`, and the value in `default`, a dataclass, of each field that it lacks; in the groups of fields, too.
+
+    Entries of a dict, such as weights of a mixture, are a user's own and have no default.
+    """
+    whole = dict(config)
+    for name, value in vars(default).items():
+        if dataclasses.is_dataclass(value) and isinstance(config.get(name, {}), dict):
+            whole[name] = with_defaults(config.get(name, {}), value)
+        elif name not in config:
+            whole[name] = value
+    return whole
 
 
 def flat(tree: Tree, prefix: str = "") -> Tree:
@@ -93,7 +109,7 @@ def flat(tree: Tree, prefix: str = "") -> Tree:
     return found
 
 
-def _told(folder: RunFolder) -> dict[str, str]:
+def _told(folder: RunFolder) -> dict[str, Any]:
     """How the run stands: done if it has its result, else what status.json tells."""
     found = status.read(folder)
     if folder.result.is_file() and (found is None or found.status == status.DONE):
@@ -107,7 +123,14 @@ def _told(folder: RunFolder) -> dict[str, str]:
         "reason": reason.splitlines()[-1],
         "traceback": found.traceback or "",
         "command": found.command,
+        "refused": found.exit_code == REFUSED and not _has_begun(folder),
     }
+
+
+def _has_begun(folder: RunFolder) -> bool:
+    """Whether the run got so far as to collect, to measure or to train."""
+    written = (folder.trajectories, folder.before, folder.search)
+    return any(path.is_file() for path in written) or bool(read_jsonl(folder.metrics))
 
 
 def _read(path: Path) -> Tree:

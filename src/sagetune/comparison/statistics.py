@@ -92,19 +92,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def ranks(scores: Mapping[str, Mapping[int, float]], better: str) -> dict[str, Rank]:
-    """Each variant's place by its mean, and how far the draw of seeds leaves it open.
+def ranked_seeds(scores: Mapping[str, Mapping[int, float]]) -> list[int]:
+    """The seeds that ranks go by: those that more than half of the variants have.
 
-    scores: variant -> seed -> score. better: "higher" or "lower". Seeds that all variants have are resampled with
-    replacement, the same for every variant (percentile bootstrap, Efron 1979). Equal means share the better place.
+    Means over other seeds are no ranking of variants, as a seed may be an easy one; and one variant that lacks a seed
+    does not cost all others theirs.
     """
-    sign = 1.0 if better == "higher" else -1.0
-    means = {name: sign * sum(found.values()) / len(found) for name, found in scores.items()}
+    seeds = sorted({seed for found in scores.values() for seed in found})
+    return [seed for seed in seeds if 2 * sum(seed in found for found in scores.values()) > len(scores)]
+
+
+def ranks(scores: Mapping[str, Mapping[int, float]], better: str) -> dict[str, Rank]:
+    """Each variant's place by its mean over `ranked_seeds`, and how far the draw of seeds leaves it open.
+
+    scores: variant -> seed -> score. better: "higher" or "lower". A variant that lacks one of those seeds has no rank.
+    The seeds are resampled with replacement, the same for every variant (percentile bootstrap, Efron 1979). Equal means
+    share the better place.
+    """
+    sign, shared = 1.0 if better == "higher" else -1.0, ranked_seeds(scores)
+    whole = {name: found for name, found in scores.items() if shared and set(shared) <= set(found)}
+    means = {name: sign * sum(found[seed] for seed in shared) / len(shared) for name, found in whole.items()}
     places = {name: 1 + sum(other > mean + ROUNDING for other in means.values()) for name, mean in means.items()}
-    shared = sorted(set.intersection(*(set(found) for found in scores.values())))
-    if len(shared) < 2:
+    if len(shared) < 2 or not whole:
         return {name: Rank(place, None, None, None) for name, place in places.items()}
-    table = np.asarray([[sign * found[seed] for seed in shared] for found in scores.values()])
+    table = np.asarray([[sign * found[seed] for seed in shared] for found in whole.values()])
     drawn = table[:, np.random.default_rng(0).integers(len(shared), size=(NUM_DRAWS, len(shared)))].mean(-1)
     ahead = (drawn[None] > drawn[:, None] + ROUNDING).sum(1)  # (variant, draw): how many are better
     firsts = (ahead == 0) / (ahead == 0).sum(0)

@@ -21,6 +21,8 @@ def print_comparison(console: Console, found: Comparison) -> None:
         console.print(_table(found))
         for verdict in found.of(found.primary).values():
             console.print(sentence(verdict.evidence), markup=False, highlight=False, soft_wrap=True)
+    if found.remedy:
+        _warn(console, found.remedy)
     for row in found.disagreements:
         names = "; ".join(f"{value}: {', '.join(holders)}" for value, holders in row["values"])
         _warn(console, f"{row['field']} differs between runs ({row['what']}): {names}")
@@ -29,13 +31,23 @@ def print_comparison(console: Console, found: Comparison) -> None:
     for row in found.unequal:
         spent = ", ".join(f"{name} {format_field(value)}" for name, value in row["values"].items())
         _warn(console, f"{row['budget']} are not equal: {spent}; {row['remedy']}")
+    for row in found.not_finite:
+        seeds = ", ".join(map(str, row["seeds"]))
+        _warn(console, f"{row['figure']} is not finite for {row['variant']}, seed {seeds}: left out of the mean")
+    if found.search_edges:
+        _warn(console, found.search_edges)
     for cell in found.missing:
-        _warn(console, f"{cell['variant']}, seed {cell['seed']}: {cell['status']}, {cell['reason']}; {cell['command']}")
+        where = f" ({cell['run']})" if cell["run"] else ""
+        stands = f"{cell['status']}, {cell['reason']}; {cell['command']}"
+        _warn(console, f"{cell['variant']}, seed {cell['seed']}{where}: {stands}")
 
 
 def _table(found: Comparison) -> Table:
-    baseline = found.baseline or "no baseline"
-    title = f"means over seeds ± 95 % (Student's t); below, the difference to {baseline}"
+    several = any(found.baselines.values()) and found.baseline is None
+    compared = "; below, the difference to the baseline with the same settings" if several else ""
+    if found.baseline is not None:
+        compared = f"; below, the difference to {found.baseline}"
+    title = f"means over seeds ± 95 % (Student's t){compared}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("variant")
     for name in ("seeds", *(figure.label for figure in headlines_of(found)), "seconds"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sagetune.comparison.runs import Run
+from sagetune.comparison.sameness import marks_of
 from sagetune.runfolder import CHANGES_NOTHING
 
 BASELINE = "A_baseline"
@@ -19,7 +20,10 @@ RECORDS = ("method.", "wandb.")
 MEASURING = ("evaluation.", "sft.eval_data", "budget.eval_samples", "budget.benchmark_samples", "data.seed")
 TRAINING = ("sft.base_model", "model.", "sft.train_data", "budget.")
 """data.stream is not among them: one task after the other is what a continual method is."""
-ABSENT = ("absent", "there is no run folder", "", "the sweep's command again", "")
+ABSENT = {
+    **{"status": "absent", "reason": "there is no run folder", "traceback": ""},
+    **{"command": "the sweep's command again", "run": ""},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,12 @@ class Variant:
 
 
 def group(runs: Sequence[Run]) -> list[Variant]:
-    """The variants of `runs`: the plain baseline first, the others by name."""
+    """The variants of `runs`: the plain baseline first, the others by name.
+
+    A refused run is of none: what nobody could train, such as a typo, tells nothing apart.
+    """
     methods: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
+    for run in (run for run in runs if not run.refused):
         methods[run.method.label].append(run)
     variants = [variant for label, members in methods.items() for variant in _variants(label, members)]
     return sorted(variants, key=lambda variant: (variant.label != BASELINE, variant.name))
@@ -75,35 +82,19 @@ def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return {name: found for name, found in values.items() if len(found) > 1}
 
 
-def choose_baseline(variants: Sequence[Variant], asked: str | None) -> str | None:
-    """The name of the variant `asked` for, or of the only plain baseline; None if there are none or more.
-
-    variants: those with a result.
-    Raises ValueError for a name that is not there.
-    """
-    names = [variant.name for variant in variants]
-    if asked is not None:
-        if asked not in names:
-            raise ValueError(f"baseline must be a variant with a finished run ({', '.join(names)}), got {asked!r}")
-        return asked
-    plain = [variant.name for variant in variants if variant.label == BASELINE]
-    return plain[0] if len(plain) == 1 else None
-
-
-def missing(variants: Sequence[Variant]) -> list[dict[str, str]]:
+def missing(variants: Sequence[Variant], refused: Sequence[Run] = ()) -> list[dict[str, str]]:
     """Each cell of variant and seed without a result: variant, seed, status, reason, traceback, command, run.
 
     The cells are all variants with all seeds that any run folder has: what was never started has no folder to tell.
+    Then the `refused` runs, under their method.
     """
     seeds = sorted({seed for variant in variants for seed in (*variant.runs, *variant.unfinished)})
     cells = []
     for variant in variants:
         for seed in (seed for seed in seeds if seed not in variant.runs):
             run = variant.unfinished.get(seed)
-            told = (run.status, run.reason, run.traceback, run.command, run.name) if run else ABSENT
-            names = ("status", "reason", "traceback", "command", "run")
-            cells.append({"variant": variant.name, "seed": str(seed), **dict(zip(names, told, strict=True))})
-    return cells
+            cells.append({"variant": variant.name, "seed": str(seed), **(_told(run) if run else ABSENT)})
+    return cells + [{"variant": run.method.label, "seed": str(run.seed), **_told(run)} for run in refused]
 
 
 def disagreements(variants: Sequence[Variant]) -> list[dict[str, Any]]:
@@ -131,6 +122,12 @@ def changes(variant: Variant, baseline: Variant) -> dict[str, list[Any]]:
     return differing([baseline.example, variant.example])
 
 
+def _told(run: Run) -> dict[str, str]:
+    """How a run without a result stands."""
+    told = {"status": run.status, "reason": run.reason, "traceback": run.traceback}
+    return {**told, "command": run.command, "run": run.name}
+
+
 def _variants(label: str, runs: Sequence[Run]) -> list[Variant]:
     """The variants of one method."""
     names = splitting_fields(runs)
@@ -150,13 +147,21 @@ def _variant(label: str, fields: dict[str, Any], members: Sequence[Run]) -> Vari
 
 
 def _other_items(runs: Sequence[tuple[str, Run]]) -> list[dict[str, Any]]:
-    """Capabilities that were measured on other prompts, data or decoding: their hashes tell."""
+    """Which capabilities were measured, each on other prompts, data or decoding, as hashes tell; other sections."""
     found = []
     reports = [(name, (run.result["after"].get("capabilities") or {"scores": {}})["scores"]) for name, run in runs]
+    measured_ones = [(name, ", ".join(sorted(scores)) or "none") for name, scores in reports]
+    if len(_distinct(names for _, names in measured_ones)) > 1:
+        found.append(_split("capabilities", "measuring", measured_ones))
     for capability in dict.fromkeys(key for _, scores in reports for key in scores):
         hashes = [(name, s[capability]["details"]["hashes"]) for name, s in reports if capability in s]
         if len(_distinct(value for _, value in hashes)) > 1:
             found.append(_split(f"items of {capability}", "measuring", hashes))
+    marks = [(name, marks_of(run)) for name, run in runs]
+    for section in ("tokens", "tokens.hash", "preferences", "actions"):
+        measured = [(name, of_run[section]) for name, of_run in marks if section in of_run]
+        if len(_distinct(mark for _, mark in measured)) > 1:
+            found.append(_split(f"items of {section}", "measuring", measured))
     return found
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sagetune.comparison.figures import Figure, ItemKey, Items, Level, items_of, level_of, value_of
+from sagetune.comparison.figures import OVERALL, Figure, ItemKey, Items, Level, items_of, level_of, value_of
+from sagetune.comparison.runs import Run
+from sagetune.comparison.sameness import Marks, are_same_in_all, marks_of
 from sagetune.comparison.statistics import Rank, holm, least_p, mcnemar_p, ranks, sign_flip_p, t_interval
 from sagetune.comparison.variants import Variant
 from sagetune.comparison.wording import Difference, Evidence, OnItems
@@ -24,13 +26,32 @@ class Verdict:
     """Seed -> value."""
     untouched: float | None
     """The figure before training, mean over the runs."""
-    rank: Rank
+    rank: Rank | None
+    """None for a variant that lacks a seed that ranks go by, or was measured on other items than its baseline."""
     evidence: Evidence
 
 
-def judge(variants: Sequence[Variant], figures: Sequence[Figure], baseline: str | None) -> list[Verdict]:
-    """A verdict for each variant on each figure that it has, with p-values corrected over all comparisons of a kind."""
-    found = [verdict for figure in figures for verdict in _on_figure(figure, variants, baseline)]
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What all verdicts on one figure are made from, by variant."""
+
+    baselines: Mapping[str, str | None]
+    """The variant that each is compared with."""
+    scores: Mapping[str, Values]
+    items: Mapping[str, Mapping[int, Items]]
+    """Seed -> the score of each test item."""
+    marks: Mapping[str, Mapping[int, Marks]]
+    """Seed -> what tells the run's test items from others."""
+
+
+def judge(variants: Sequence[Variant], figures: Sequence[Figure], baselines: Mapping[str, str | None]) -> list[Verdict]:
+    """A verdict for each variant on each figure that it has, with p-values corrected over all comparisons of a kind.
+
+    baselines: variant -> the one that it is compared with, itself for a baseline, None for no comparison. The
+    corrections count the comparisons with all baselines together.
+    """
+    marks = {variant.name: {seed: marks_of(run) for seed, run in variant.runs.items()} for variant in variants}
+    found = [verdict for figure in figures for verdict in _on_figure(figure, variants, baselines, marks)]
     families: dict[str, list[int]] = {}
     for place, verdict in enumerate(found):
         families.setdefault(family_of(verdict.figure), []).append(place)
@@ -74,41 +95,44 @@ def _items(verdict: Verdict) -> OnItems:
     return verdict.evidence.items
 
 
-def _on_figure(figure: Figure, variants: Sequence[Variant], baseline: str | None) -> list[Verdict]:
+def _on_figure(
+    figure: Figure,
+    variants: Sequence[Variant],
+    baselines: Mapping[str, str | None],
+    marks: Mapping[str, Mapping[int, Marks]],
+) -> list[Verdict]:
     scores = {variant.name: _values(variant, figure) for variant in variants}
     scores = {name: values for name, values in scores.items() if values}
     items = {v.name: {seed: items_of(run, figure) for seed, run in v.runs.items()} for v in variants}
-    places = ranks(scores, figure.better)
+    sources = Sources(baselines, scores, items, marks)
+    evidence = {variant.name: _evidence(figure, variant, sources) for variant in variants if variant.name in scores}
+    places = ranks({name: scores[name] for name, one in evidence.items() if not one.other_items}, figure.better)
     return [
         Verdict(
             figure=figure,
             values=scores[variant.name],
             untouched=_mean(_values(variant, figure, "before")),
-            rank=places[variant.name],
-            evidence=_evidence(figure, variant, baseline, scores, items),
+            rank=places.get(variant.name),
+            evidence=evidence[variant.name],
         )
         for variant in variants
         if variant.name in scores
     ]
 
 
-def _evidence(
-    figure: Figure,
-    variant: Variant,
-    baseline: str | None,
-    scores: Mapping[str, Values],
-    items: Mapping[str, Mapping[int, Items]],
-) -> Evidence:
-    values, level = list(scores[variant.name].values()), level_of(variant.example, figure)
+def _evidence(figure: Figure, variant: Variant, sources: Sources) -> Evidence:
+    name, baseline, scores = variant.name, sources.baselines[variant.name], sources.scores
+    values, level = list(scores[name].values()), level_of(variant.example, figure)
     reference = baseline if baseline in scores else None
     interval = t_interval(values)
-    difference, on_items = None, None
-    if reference is not None and reference != variant.name:
-        difference = difference_of(scores[variant.name], scores[reference])
-        on_items = compare_items(items[variant.name], items[reference])
+    difference, on_items, same = None, None, True
+    if reference is not None and reference != name:
+        difference = difference_of(scores[name], scores[reference])
+        on_items = compare_items(sources.items[name], sources.items[reference])
+        same = are_same_in_all(figure, sources.marks[name], sources.marks[reference])
     mean = sum(values) / len(values)
     return Evidence(
-        variant=variant.name,
+        variant=name,
         figure=figure.label,
         form=figure.form,
         better=figure.better,
@@ -116,11 +140,18 @@ def _evidence(
         mean=mean,
         interval=interval,
         level=(level.name, level.value) if level else None,
-        above_level=_is_above(level, interval, items[variant.name]),
+        above_level=_is_above(level, interval, sources.items[name]),
         baseline=reference,
         difference=difference,
         items=on_items,
+        other_items=not same,
+        left_out=seeds_without_value(variant, figure),
     )
+
+
+def seeds_without_value(variant: Variant, figure: Figure) -> list[int]:
+    """Seeds whose run measured `figure` and has no finite value of it, as after training that diverged."""
+    return [seed for seed, run in variant.runs.items() if was_measured(run, figure) and value_of(run, figure) is None]
 
 
 def difference_of(values: Values, baseline: Values) -> Difference | None:
@@ -183,6 +214,15 @@ def _is_above(level: Level | None, interval: tuple[float, float] | None, items: 
         if rate.low is not None:
             lows.append(rate.low)
     return min(lows) > level.value if level and lows else None
+
+
+def was_measured(run: Run, figure: Figure) -> bool:
+    """Whether a finished run measured `figure`, whatever came out."""
+    after = run.result["after"]
+    if figure.section != "capability":
+        return bool(after.get(figure.section))
+    scores = (after.get("capabilities") or {"scores": {}})["scores"]
+    return bool(scores) if figure.key == OVERALL else figure.field in scores
 
 
 def _values(variant: Variant, figure: Figure, when: str = "after") -> dict[int, float]:

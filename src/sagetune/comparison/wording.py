@@ -7,7 +7,7 @@ Holm's correction, comes out below ALPHA: the interval supposes normal values, w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sagetune.comparison.statistics import ALPHA, all_alike
 from sagetune.report import format_delta, format_figure
@@ -71,11 +71,15 @@ class Evidence:
     difference: Difference | None
     """None for the baseline, and for a variant that shares no seed with it."""
     items: OnItems | None = None
+    other_items: bool = False
+    """Whether a run was measured on other test items than the baseline's run of the same seed."""
+    left_out: list[int] = field(default_factory=list)
+    """Seeds whose run measured the figure and has no finite value of it."""
 
 
 def verdict(evidence: Evidence) -> str:
-    """better, worse, leans better, leans worse, undecided, same, constant, one seed, no shared seed, no baseline or
-    baseline. `leans`: the interval leaves out no change, and the exact test does not bear it out."""
+    """better, worse, leans better, leans worse, undecided, same, constant, one seed, other items, no shared seed, no
+    baseline or baseline. `leans`: the interval leaves out no change, and the exact test does not bear it out."""
     difference = evidence.difference
     if evidence.baseline is None:
         return "no baseline"
@@ -83,6 +87,8 @@ def verdict(evidence: Evidence) -> str:
         return "baseline"
     if difference is None:
         return "no shared seed"
+    if evidence.other_items:
+        return "other items"
     if len(difference.values) == 1:
         return "one seed"
     if all_alike(difference.values):
@@ -99,14 +105,15 @@ def sentence(evidence: Evidence) -> str:
     """One variant on one figure in words, with no claim that the evidence does not bear."""
     found = verdict(evidence)
     if found in ("baseline", "no baseline", "no shared seed"):
-        return _alone(evidence, found) + _below_level(evidence) + "."
+        return _alone(evidence, found) + _left_out(evidence) + _below_level(evidence) + "."
     difference = evidence.difference
     assert difference is not None
     seeds, change = _seeds(len(difference.values)), format_delta(difference.mean, evidence.form)
     opening = f"{evidence.variant}: {change} on {evidence.figure} over {evidence.baseline} in {seeds}"
     if difference.interval is not None:
         opening += f" ({_interval(difference.interval, evidence.form)})"
-    return opening + _claim(found, difference) + _below_level(evidence) + "." + _on_items(evidence)
+    qualified = _claim(found, difference) + _left_out(evidence) + _below_level(evidence)
+    return opening + qualified + "." + _on_items(evidence)
 
 
 def format_p(p: float) -> str:
@@ -131,6 +138,8 @@ def _alone(evidence: Evidence, found: str) -> str:
 
 def _claim(found: str, difference: Difference) -> str:
     num = len(difference.values)
+    if found == "other items":
+        return ": no verdict, the two were not measured on the same test items"
     if found == "one seed":
         return ": one seed has no interval and tells nothing of another"
     if found == "same":
@@ -156,11 +165,22 @@ def _floor(num_seeds: int) -> str:
     return f"{_seeds(num_seeds)} cannot give p below {2.0 ** (1 - num_seeds):.2g}"
 
 
+def _left_out(evidence: Evidence) -> str:
+    """Seeds that the mean lacks: a value that is not finite, as of a model that diverged, is in no mean."""
+    if not evidence.left_out:
+        return ""
+    seeds = ", ".join(map(str, evidence.left_out))
+    if len(evidence.left_out) == 1:
+        return f"; seed {seeds} has no finite value and is left out"
+    return f"; seeds {seeds} have no finite value and are left out"
+
+
 def _below_level(evidence: Evidence) -> str:
     if evidence.level is None or evidence.above_level is not False:
         return ""
     name, value = evidence.level
-    return f"; its score is not above the {name} of {format_figure(value, evidence.form)}"
+    claim = "not established to be above" if evidence.mean > value else "not above"
+    return f"; its score is {claim} the {name} of {format_figure(value, evidence.form)}"
 
 
 def _on_items(evidence: Evidence) -> str:
