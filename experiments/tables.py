@@ -20,7 +20,7 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
     """The mean, and half of its 95 % interval (Student's t); None for one value."""
-    mean = statistics.mean(values)
+    mean = round(statistics.mean(values), 9) + 0.0  # what is left of a sum that should be zero has no sign
     if len(values) < 2:
         return mean, None
     return mean, T_95[len(values)] * statistics.stdev(values) / len(values) ** 0.5

@@ -228,3 +228,4 @@ def test_a_change_too_small_for_three_digits_does_not_read_as_none() -> None:
     written = [report.format_delta(value, "number") for value in (0.0, 0.0004, -0.00004, 0.0005, -1.25)]
     assert written == ["+0.000", "+4e-04", "-4e-05", "+0.001", "-1.250"]
     assert report.format_delta(-0.031, "share") == "-3.1 pt"
+    assert report.format_delta(0.1 + 0.2 - 0.3 - 1e-16, "share") == report.format_delta(-1e-17, "share") == "+0.0 pt"

@@ -43,7 +43,7 @@ def print_primary(found: Comparison, figure: Figure) -> None:
         difference, items = evidence.difference, evidence.items
         row.append(share(difference.values, signed=True) if difference else "–")
         row.append(format_p(difference.p) if difference else "–")
-        row.append(f"{100 * items.mean:+.1f} ({format_p(items.p_holm)})" if items else "–")
+        row.append(f"{share([items.mean], signed=True)} ({format_p(items.p_holm)})" if items else "–")
         rank = judged.rank
         span = str(rank.rank) if rank.low == rank.high else f"{rank.rank} ({rank.low}–{rank.high})"
         rows.append([*row, span, verdict(evidence)])

@@ -328,6 +328,7 @@ def format_figure(value: float, form: str, interval: list[float] | None = None) 
 
 def format_delta(value: float, form: str) -> str:
     """A change with its sign: in percentage points for a share. A small number keeps one digit: +0.000 is no change."""
+    value = round(value, 9) + 0.0  # what is left of a sum that should be zero has no sign
     if form != "number":
         return f"{value * 100:+.1f} pt"
     return f"{value:+.3f}" if abs(value) >= 5e-4 or value == 0 else f"{value:+.0e}"
