@@ -23,6 +23,8 @@ BLOCKS = [
     for page in PAGES
     for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
 ]
+NUM_OF_README = len(re.findall(r"```bash\n", README))
+"""Blocks of the README itself: their runs are logged for W&B; those of docs/ are not, which saves two seconds a run."""
 MAKE = ["make demo", "make test"]  # CI itself runs these two
 
 
@@ -34,23 +36,24 @@ def test_the_readme_starts_with_the_two_commands() -> None:
 def test_the_commands_work(block: list[str], tmp_path: Path) -> None:
     """Those of one block run one after another in one folder: a later one may read what an earlier one wrote."""
     write_method(tmp_path)
+    environment = {"WANDB_MODE": "offline" if block in BLOCKS[:NUM_OF_README] else "disabled"}
     for command in block:
         program, *arguments = shlex.split(command)
         assert program == "sagetune"
         forks = "-m" in arguments or any(argument.startswith("experiment=") for argument in arguments)
-        code, printed = (in_a_process_of_its_own if forks else in_a_fork)(arguments, tmp_path)
+        code, printed = (in_a_process_of_its_own if forks else in_a_fork)(arguments, tmp_path, environment)
         assert code == 0, command + printed
 
 
-def in_a_process_of_its_own(arguments: list[str], folder: Path) -> tuple[int, str]:
+def in_a_process_of_its_own(arguments: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str]:
     """Exit code and output; a sweep forks its jobs itself."""
     run = [sys.executable, "-m", "sagetune", *arguments]
-    done = subprocess.run(run, capture_output=True, text=True, cwd=folder, check=False, env=os.environ)
+    done = subprocess.run(run, capture_output=True, text=True, cwd=folder, check=False, env=os.environ | environment)
     return done.returncode, done.stdout + done.stderr
 
 
-def in_a_fork(arguments: list[str], folder: Path) -> tuple[int | None, str]:
-    process = Forked(*arguments, folder=folder)
+def in_a_fork(arguments: list[str], folder: Path, environment: dict[str, str]) -> tuple[int | None, str]:
+    process = Forked(*arguments, folder=folder, environment=environment)
     printed = process.finish()
     return process.returncode, printed
 
