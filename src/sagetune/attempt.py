@@ -11,9 +11,7 @@ from sagetune import report, status
 from sagetune.config import RunConfig
 from sagetune.interrupts import Interrupted, Interrupts
 from sagetune.runfolder import RunFolder
-
-FAILED, REFUSED = 1, 2
-"""Exit codes: a fault while it ran, and an input that cannot be used."""
+from sagetune.status import FAULT, REFUSED
 
 
 def attempt(folder: RunFolder, run: RunConfig) -> int:
@@ -47,7 +45,7 @@ def _claimed_attempt(folder: RunFolder, run: RunConfig, console: Console) -> int
         console.print(advice, markup=False, soft_wrap=True)
         return stop.exit_code
     except (Exception, SystemExit) as error:  # a library that leaves the process must not take a sweep with it
-        code = REFUSED if isinstance(error, ValueError) else FAILED
+        code = REFUSED if isinstance(error, ValueError) else FAULT
         told = str(error) if code == REFUSED else f"{type(error).__name__}: {error}"
         status.end(folder, begun, status.FAILED, code, told, error)
         if code == REFUSED:

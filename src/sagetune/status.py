@@ -16,6 +16,8 @@ from sagetune.files import write_json
 from sagetune.runfolder import RunFolder
 
 RUNNING, DONE, FAILED, INTERRUPTED, KILLED = "running", "done", "failed", "interrupted", "killed"
+FAULT, REFUSED = 1, 2
+"""Exit codes of a failed run: a fault while it ran, and an input that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

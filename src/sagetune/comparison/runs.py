@@ -17,7 +17,6 @@ from sagetune.runfolder import RunFolder
 
 Tree = dict[str, Any]
 UNFINISHED = "unfinished"
-REFUSED = 2  # the exit code in status.json of an input that cannot be used, see `sagetune.attempt`
 DEFAULTS = RunConfig(sft=AgentSFTConfig(base_model="-", train_data="-"))  # every run has these two
 METHOD_FIELDS = [field.name for field in dataclasses.fields(MethodInfo)]
 
@@ -123,7 +122,7 @@ def _told(folder: RunFolder) -> dict[str, Any]:
         "reason": reason.splitlines()[-1],
         "traceback": found.traceback or "",
         "command": found.command,
-        "refused": found.exit_code == REFUSED and not _has_begun(folder),
+        "refused": found.exit_code == status.REFUSED and not _has_begun(folder),
     }
 
 
